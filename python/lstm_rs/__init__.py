@@ -1,0 +1,24 @@
+"""LSTM passes on the CPU, forward and backward, from NumPy.
+
+Every LSTM of the literature from 1997 on, with the same bits on every machine.
+
+The layer is `LSTM`; one layer in one direction, as functions, is `forward`, `forward_train` and `backward`;
+`CellSpec` says which cell; `lstm_rs.reference` is the same in readable NumPy. ``python -m lstm_rs`` shows what else
+there is.
+"""
+
+from lstm_rs._core import __version__
+from lstm_rs.cell import CellSpec
+from lstm_rs.functional import Gradients, State, Tape, Weights, backward, forward, forward_train
+
+__all__ = [
+    "CellSpec",
+    "Gradients",
+    "State",
+    "Tape",
+    "Weights",
+    "__version__",
+    "backward",
+    "forward",
+    "forward_train",
+]

@@ -1,0 +1,59 @@
+"""The command line: ``python -m lstm_rs``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import lstm_rs
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Make an argparse type: an integer that is `low` or more."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"expected {low} or more, got {value}")
+        return value
+
+    return integer
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the commands and their options."""
+    parser = argparse.ArgumentParser(prog="python -m lstm_rs", description=f"lstm_rs {lstm_rs.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
+
+    what = "train an LSTM on 220 years of sunspots, forecast 89 more, and draw what its gates do"
+    demo = commands.add_parser("demo", help=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    demo.add_argument("--seed", type=at_least(0), default=0, help="of the weights and of the training order")
+    demo.add_argument("--units", type=at_least(1), default=32, help="hidden units")
+    demo.add_argument("--epochs", type=at_least(1), default=8, help="times that training sees every window")
+    demo.add_argument("--out", default="sunspots.png", metavar="FILE", help="where the picture goes")
+    demo.add_argument("--no-plot", action="store_true", help="no picture")
+
+    what = "show the version, the CPU, its instruction sets and the threads in use"
+    commands.add_parser("info", help=what)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give the exit code; without a command, say what there is."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.command == "demo":
+        from lstm_rs import demo
+
+        out = None if args.no_plot else args.out
+        return demo.run(seed=args.seed, units=args.units, epochs=args.epochs, out=out)
+    if args.command == "info":
+        lstm_rs.show_config()
+    else:
+        parser.print_help()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

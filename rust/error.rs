@@ -1,0 +1,151 @@
+//! Everything that can go wrong, in one place: each sentence names the argument, what was expected, and what came.
+//!
+//! The constructors are cold, so that the code that calls them stays small.
+
+use std::fmt;
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shape or a value that does not fit the others.
+    Value(String),
+    /// Not enough memory for a workspace of that many bytes.
+    Memory(usize),
+    /// The caller's cancel hook said stop.
+    Cancelled,
+}
+
+/// A result with this crate's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[cold]
+fn value(what: String) -> Error {
+    Error::Value(what)
+}
+
+impl Error {
+    #[cold]
+    pub(crate) fn cell(what: &str) -> Self {
+        value(format!("cell: {what}"))
+    }
+
+    #[cold]
+    pub(crate) fn rank(name: &str, axes: usize, got: &[usize]) -> Self {
+        value(format!("{name}: expected {axes} axes, got shape {}", Shape(got)))
+    }
+
+    #[cold]
+    pub(crate) fn shape(name: &str, expected: &[usize], got: &[usize], why: &str) -> Self {
+        let (want, have) = (Shape(expected), Shape(got));
+        value(format!("{name}: expected shape {want} {why}, got {have}{}", mend(expected, got)))
+    }
+
+    #[cold]
+    pub(crate) fn gate_rows(got: &[usize], gates: &str, transposed: bool) -> Self {
+        let count = gates.split(' ').count();
+        let hint = if transposed { "; transpose it?" } else { "" };
+        value(format!(
+            "w_ih: expected a multiple of {count} rows, one block for each of the gates {gates}, got shape {}{hint}",
+            Shape(got)
+        ))
+    }
+
+    #[cold]
+    pub(crate) fn peephole_missing(rows: usize, hidden_size: usize) -> Self {
+        value(format!(
+            "peephole: expected shape ({rows}, {hidden_size}), as the cell has peephole=True, got None; \
+             give the array, or a cell without peepholes"
+        ))
+    }
+
+    #[cold]
+    pub(crate) fn peephole_unused(got: &[usize]) -> Self {
+        value(format!(
+            "peephole: expected None, as the cell has peephole=False, got shape {}; \
+             use a cell with peephole=True, such as CellSpec.peephole_lstm()",
+            Shape(got)
+        ))
+    }
+
+    #[cold]
+    pub(crate) fn input_rank(got: &[usize], batch_first: bool) -> Self {
+        let batch = if batch_first { "(N, T, I)" } else { "(T, N, I)" };
+        value(format!("x: expected {batch} or one sequence (T, I), got shape {}", Shape(got)))
+    }
+
+    #[cold]
+    pub(crate) fn features(got: &[usize], input_size: usize) -> Self {
+        let hint = if got.contains(&input_size) { "; move the features to the last axis?" } else { "" };
+        value(format!(
+            "x: expected {input_size} features in the last axis, as w_ih has columns, got shape {}{hint}",
+            Shape(got)
+        ))
+    }
+
+    #[cold]
+    pub(crate) fn overflow(sizes: &[usize]) -> Self {
+        value(format!("x: sizes T, N, G, H = {} are more than an array can have", Shape(sizes)))
+    }
+
+    #[cold]
+    pub(crate) fn length(n: usize, got: i64, steps: usize) -> Self {
+        value(format!("lengths[{n}]: expected 0 to {steps} (the steps of x), got {got}"))
+    }
+
+    #[cold]
+    pub(crate) fn gradients() -> Self {
+        value("gradients: expected room for one gradient of each weight, shaped as it is, and for no other".into())
+    }
+
+    #[cold]
+    pub(crate) fn layout(name: &str) -> Self {
+        value(format!("{name}: expected an array whose last axis is contiguous; copy it?"))
+    }
+}
+
+/// The likely mend of a shape.
+fn mend(expected: &[usize], got: &[usize]) -> &'static str {
+    if expected.len() != got.len() {
+        return match (expected.len(), got.len()) {
+            (more, less) if more == less + 1 && expected[1..] == *got => "; add an axis for the batch with [None]?",
+            (less, more) if more == less + 1 && got[1..] == *expected => "; take one of them with [0]?",
+            _ => "",
+        };
+    }
+    match (expected, got) {
+        ([a, b], [c, d]) if (a, b) == (d, c) => "; transpose it?",
+        ([a, b, rest], [c, d, other]) if (a, b, rest) == (d, c, other) => "; swap the first two axes?",
+        _ => "",
+    }
+}
+
+/// A shape as Python writes it.
+struct Shape<'a>(&'a [usize]);
+
+impl fmt::Display for Shape<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [one] => write!(f, "({one},)"),
+            many => {
+                f.write_str("(")?;
+                for (k, n) in many.iter().enumerate() {
+                    write!(f, "{}{n}", if k == 0 { "" } else { ", " })?;
+                }
+                f.write_str(")")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(what) => f.write_str(what),
+            Self::Memory(bytes) => write!(f, "could not allocate a workspace of {bytes} bytes"),
+            Self::Cancelled => f.write_str("cancelled"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

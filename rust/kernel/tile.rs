@@ -1,0 +1,332 @@
+//! THE register tile: `out[row][..] += left[row][k] * panel[k][..]`. Every product in the library is this one.
+//!
+//! Each output is **one chain of fused multiply-adds in ascending k**, whatever the shape of the tile, the lane count or
+//! the place in a batch: that is what makes the bits the same everywhere. Splitting k over two accumulators is therefore
+//! out; latency is hidden by more outputs. Accumulators start from memory and go back to memory, which is exact, so a
+//! chain may be continued by another call.
+//!
+//! A panel's block of C vectors is stored as the tile reads it, `[k][C][lanes]`. A tile is R rows by U blocks: its k loop
+//! broadcasts R numbers, then loads one vector of weights at a time and multiplies it into R accumulators (with all
+//! weights loaded first, AVX2 spills and runs at half its speed: measured). One row alone takes so many blocks that 8
+//! chains are in flight, which is what hides 4 cycles of latency at 2 FMAs a cycle.
+//!
+//! Every tile is a function of its own, so that what surrounds it cannot take its registers.
+
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::simd::memory::Aligned;
+use crate::simd::{Element, Lanes};
+
+/// A right operand, `depth` rows by `vectors` vectors of columns, padded with zeros.
+///
+/// Stored as blocks of `width` vectors, `[block][k][width][lanes]`; the last block may be narrower.
+#[derive(Debug)]
+pub(crate) struct Panel<T> {
+    numbers: Aligned<T>,
+    depth: usize,
+    vectors: usize,
+    width: usize,
+    lanes: usize,
+}
+
+impl<T: Element> Panel<T> {
+    /// Zeros, for blocks of `width` (1 to 4) vectors.
+    pub(crate) fn try_new(depth: usize, vectors: usize, width: usize, lanes: usize) -> Result<Self> {
+        assert!((1..=4).contains(&width), "a tile is 1 to 4 vectors wide");
+        let numbers = Aligned::try_zeroed(depth * vectors * lanes)?;
+        Ok(Self { numbers, depth, vectors, width, lanes })
+    }
+
+    /// How many vectors a row of the product has.
+    pub(crate) fn vectors(&self) -> usize {
+        self.vectors
+    }
+
+    /// Uses the memory, which has to suffice, for another depth; the contents are to be filled in again.
+    pub(crate) fn set_depth(&mut self, depth: usize) {
+        assert!(depth * self.vectors * self.lanes <= self.numbers.len(), "the panel was made for less");
+        self.depth = depth;
+    }
+
+    /// The blocks: index of the first vector, width, and `[k][width][lanes]`.
+    pub(crate) fn blocks_mut(&mut self) -> impl Iterator<Item = (usize, usize, &mut [T])> {
+        let (vectors, width, row) = (self.vectors, self.width, self.depth * self.lanes);
+        // A chunk of no numbers would never come to an end.
+        let size = (width * row).max(1);
+        self.numbers[..vectors * row].chunks_mut(size).enumerate().map(move |(block, numbers)| {
+            let first = block * width;
+            (first, width.min(vectors - first), numbers)
+        })
+    }
+}
+
+/// Where the accumulators start.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a, T> {
+    /// From 0.
+    Zero,
+    /// Every row from this one, as long as a row of the product: the bias.
+    Row(&'a [T]),
+    /// From what `out` holds: continues a chain.
+    Out,
+}
+
+/// A left operand.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a, T> {
+    /// Rows that lie anywhere.
+    Rows(&'a [&'a [T]]),
+    /// Packed as the tiles of [`balanced`] read it: for each tile of R rows, `[k][R]`.
+    Interleaved(&'a [T]),
+}
+
+/// R rows of a left operand, read column by column.
+trait Column<T, const R: usize> {
+    /// Column `k`.
+    fn at(&self, k: usize) -> [T; R];
+}
+
+impl<T: Copy, const R: usize> Column<T, R> for [&[T]; R] {
+    #[inline(always)]
+    fn at(&self, k: usize) -> [T; R] {
+        let mut column = [self[0][k]; R];
+        for r in 1..R {
+            column[r] = self[r][k];
+        }
+        column
+    }
+}
+
+impl<T: Copy, const R: usize> Column<T, R> for &[[T; R]] {
+    #[inline(always)]
+    fn at(&self, k: usize) -> [T; R] {
+        self[k]
+    }
+}
+
+/// How `rows` are cut into tiles of at most `most`: first row and count, as even as can be.
+///
+/// Each tile streams the panel once, so 4 rows at most 3 at a time are 2 + 2 and not 3 + 1.
+#[inline(always)]
+pub(crate) fn balanced(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let tiles = rows.div_ceil(most);
+    let (base, larger) = rows.checked_div(tiles).map_or((0, 0), |base| (base, rows % tiles));
+    (0..tiles).map(move |tile| (tile * base + tile.min(larger), base + usize::from(tile < larger)))
+}
+
+/// Rows that share one pass over a panel: whole tiles for every instruction set.
+pub(crate) const BLOCK_ROWS: usize = 60;
+
+/// [`multiply`] for `rows` rows, of which row `r` is `left(r)`.
+#[inline(always)]
+pub(crate) fn product<'a, S: Lanes<T>, T: Element>(
+    simd: S,
+    rows: usize,
+    left: impl Fn(usize) -> &'a [T],
+    panel: &Panel<T>,
+    start: Start<'_, T>,
+    out: &mut [T],
+) {
+    let mut block: [&[T]; BLOCK_ROWS] = [&[]; BLOCK_ROWS];
+    for first in (0..rows).step_by(BLOCK_ROWS) {
+        let count = BLOCK_ROWS.min(rows - first);
+        for (r, row) in block[..count].iter_mut().enumerate() {
+            *row = left(first + r);
+        }
+        let out = &mut out[first * panel.vectors * S::LANES..];
+        multiply(simd, Left::Rows(&block[..count]), count, panel, start, out);
+    }
+}
+
+/// `out[row][..] = start + left[row][k] * panel[k][..]` over ascending k, for `rows` rows: a function of its own.
+#[inline(always)]
+pub(crate) fn multiply<S: Lanes<T>, T: Element>(
+    simd: S,
+    left: Left<'_, T>,
+    rows: usize,
+    panel: &Panel<T>,
+    start: Start<'_, T>,
+    out: &mut [T],
+) {
+    debug_assert_eq!(panel.lanes, S::LANES, "packed for another instruction set");
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            let whole = panel.vectors - panel.vectors % panel.width;
+            let part = Part { left, rows, panel: simd.vectors(&panel.numbers), depth: panel.depth, stride: panel.vectors, start };
+            let out = simd.vectors_mut(out);
+            part.blocks(simd, 0..whole, panel.width, out);
+            part.blocks(simd, whole..panel.vectors, panel.vectors - whole, out);
+        },
+    );
+}
+
+/// What stays the same over the blocks of a product.
+struct Part<'a, T, A> {
+    left: Left<'a, T>,
+    rows: usize,
+    panel: &'a [A],
+    depth: usize,
+    /// Vectors in a row of the product.
+    stride: usize,
+    start: Start<'a, T>,
+}
+
+impl<T: Element, A> Part<'_, T, A> {
+    /// Blocks of `width` vectors. Each stays in cache while all the rows are multiplied by it.
+    #[inline(always)]
+    fn blocks<S: Lanes<T, A = A>>(&self, simd: S, vectors: Range<usize>, width: usize, out: &mut [A]) {
+        let Range { start: mut vector, end } = vectors;
+        while vector < end {
+            let left = end - vector;
+            vector += match (width, self.rows, self.left) {
+                (4, 1, Left::Rows(_)) if left >= 8 => self.one_row::<S, 4, 2>(simd, vector, out),
+                (3, 1, Left::Rows(_)) if left >= 9 => self.one_row::<S, 3, 3>(simd, vector, out),
+                (2, 1, Left::Rows(_)) if left >= 8 => self.one_row::<S, 2, 4>(simd, vector, out),
+                (1, 1, Left::Rows(_)) if left >= 8 => self.one_row::<S, 1, 8>(simd, vector, out),
+                (4, ..) => self.tiles::<S, 4>(simd, vector, out),
+                (3, ..) => self.tiles::<S, 3>(simd, vector, out),
+                (2, ..) => self.tiles::<S, 2>(simd, vector, out),
+                _ => self.tiles::<S, 1>(simd, vector, out),
+            };
+        }
+    }
+
+    /// One row by U blocks of C vectors; says how many vectors that was.
+    #[inline(always)]
+    fn one_row<S: Lanes<T, A = A>, const C: usize, const U: usize>(
+        &self,
+        simd: S,
+        vector: usize,
+        out: &mut [A],
+    ) -> usize {
+        if let Left::Rows(rows) = self.left {
+            self.tile::<S, C, U, 1>(simd, [&rows[0][..self.depth]], 0, vector, out);
+        }
+        C * U
+    }
+
+    /// All the rows by one block of C vectors; says how many vectors that was.
+    #[inline(always)]
+    fn tiles<S: Lanes<T, A = A>, const C: usize>(&self, simd: S, vector: usize, out: &mut [A]) -> usize {
+        for (first, count) in balanced(self.rows, S::ROWS) {
+            match count {
+                1 => self.rows::<S, C, 1>(simd, first, vector, out),
+                2 => self.rows::<S, C, 2>(simd, first, vector, out),
+                3 if S::ROWS >= 3 => self.rows::<S, C, 3>(simd, first, vector, out),
+                4 if S::ROWS >= 4 => self.rows::<S, C, 4>(simd, first, vector, out),
+                5 if S::ROWS >= 5 => self.rows::<S, C, 5>(simd, first, vector, out),
+                6 if S::ROWS >= 6 => self.rows::<S, C, 6>(simd, first, vector, out),
+                _ => unreachable!("a tile has at most ROWS rows"),
+            }
+        }
+        C
+    }
+
+    /// R rows from `first` on by one block of C vectors.
+    #[inline(always)]
+    fn rows<S: Lanes<T, A = A>, const C: usize, const R: usize>(
+        &self,
+        simd: S,
+        first: usize,
+        vector: usize,
+        out: &mut [A],
+    ) {
+        match self.left {
+            Left::Rows(all) => {
+                // Cut to one length that the loop knows, so that no check remains in it.
+                let mut rows: [&[T]; R] = [&[]; R];
+                for (r, row) in rows.iter_mut().enumerate() {
+                    *row = &all[first + r][..self.depth];
+                }
+                self.tile::<S, C, 1, R>(simd, rows, first, vector, out);
+            }
+            Left::Interleaved(all) => {
+                let rows = &all[first * self.depth..].as_chunks::<R>().0[..self.depth];
+                self.tile::<S, C, 1, R>(simd, rows, first, vector, out);
+            }
+        }
+    }
+
+    /// R rows by U blocks of C vectors, all in registers.
+    #[inline(always)]
+    fn tile<S: Lanes<T, A = A>, const C: usize, const U: usize, const R: usize>(
+        &self,
+        simd: S,
+        left: impl Column<T, R>,
+        row: usize,
+        vector: usize,
+        out: &mut [A],
+    ) {
+        let depth = self.depth;
+        let mut blocks: [&[[A; C]]; U] = [&[]; U];
+        for (u, block) in blocks.iter_mut().enumerate() {
+            *block = &self.panel[(vector + u * C) * depth..].as_chunks::<C>().0[..depth];
+        }
+        let start = match self.start {
+            Start::Zero => Start::Zero,
+            Start::Out => Start::Out,
+            Start::Row(bias) => Start::Row(&simd.vectors(bias)[vector..][..U * C]),
+        };
+        let out = &mut out[row * self.stride + vector..];
+        chain::<S, T, C, U, R>(simd, left, blocks, depth, start, out, self.stride);
+    }
+}
+
+/// The chains of one tile, as a function of its own.
+#[inline(always)]
+fn chain<S: Lanes<T>, T: Element, const C: usize, const U: usize, const R: usize>(
+    simd: S,
+    left: impl Column<T, R>,
+    blocks: [&[[S::A; C]]; U],
+    depth: usize,
+    start: Start<'_, S::A>,
+    out: &mut [S::A],
+    stride: usize,
+) {
+    simd.vectorize(
+        #[inline(always)]
+        move || {
+            let zero = simd.splat(T::ZERO);
+            let mut acc = [[[zero; C]; U]; R];
+            match start {
+                Start::Zero => {}
+                Start::Row(bias) => {
+                    for acc in &mut acc {
+                        for (acc, bias) in acc.as_flattened_mut().iter_mut().zip(bias) {
+                            *acc = simd.load(bias);
+                        }
+                    }
+                }
+                Start::Out => {
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        for (acc, out) in acc.as_flattened_mut().iter_mut().zip(&out[r * stride..][..U * C]) {
+                            *acc = simd.load(out);
+                        }
+                    }
+                }
+            }
+            for k in 0..depth {
+                let column = left.at(k);
+                let mut broadcast = [zero; R];
+                for r in 0..R {
+                    broadcast[r] = simd.splat(column[r]);
+                }
+                for u in 0..U {
+                    for c in 0..C {
+                        let weights = simd.load(&blocks[u][k][c]);
+                        for r in 0..R {
+                            acc[r][u][c] = simd.mul_add(broadcast[r], weights, acc[r][u][c]);
+                        }
+                    }
+                }
+            }
+            for (r, acc) in acc.iter().enumerate() {
+                for (acc, out) in acc.as_flattened().iter().zip(&mut out[r * stride..][..U * C]) {
+                    simd.store(*acc, out);
+                }
+            }
+        },
+    );
+}

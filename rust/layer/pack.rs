@@ -1,0 +1,212 @@
+//! Weights in the order in which the tile reads them, made once and used by many calls.
+
+use ndarray::{ArrayView2, s};
+
+use super::Weights;
+use crate::cell::CellSpec;
+use crate::dims::LayerDims;
+use crate::error::Result;
+use crate::kernel::tile::Panel;
+use crate::simd::memory::Aligned;
+use crate::simd::{Element, InstructionSet, Job, Lanes};
+
+/// Vectors in a block where the width is free: the tile's largest.
+pub(super) const WIDTH: usize = 4;
+
+/// The weights of a pass forward.
+#[derive(Debug)]
+pub struct Forward<T> {
+    pub(super) isa: InstructionSet,
+    pub(super) cell: CellSpec,
+    pub(super) dims: LayerDims,
+    /// Blocks of units, a vector for each gate.
+    pub(super) w_ih: Panel<T>,
+    pub(super) w_hh: Panel<T>,
+    /// `[block][gate][lanes]`, zeros where there is none.
+    pub(super) b: Aligned<T>,
+    pub(super) peephole: Aligned<T>,
+    /// Blocks of outputs.
+    pub(super) w_hr: Option<Panel<T>>,
+}
+
+/// The weights of a pass backward.
+#[derive(Debug)]
+pub struct Backward<T> {
+    pub(super) isa: InstructionSet,
+    pub(super) cell: CellSpec,
+    pub(super) dims: LayerDims,
+    /// Blocks of columns, a row for each gate row: `d_x = d_z W_ih`.
+    pub(super) w_ih: Panel<T>,
+    /// `d_h = d_z W_hh`
+    pub(super) w_hh: Panel<T>,
+    /// `[block][peephole][lanes]`
+    pub(super) peephole: Aligned<T>,
+    /// `d_h = d_r W_hr`
+    pub(super) w_hr: Option<Panel<T>>,
+    pub(super) bias: bool,
+}
+
+impl<T: Element> Forward<T> {
+    /// Packs the weights; the error says what is wrong with them.
+    pub fn new(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>) -> Result<Self> {
+        let dims = weights.dims(cell)?;
+        let lanes = lanes::<T>(isa);
+        let hidden = dims.hidden_size;
+        // Vector v of a row: gate v % G of the units of block v / G.
+        let gates = Interleave { lanes, groups: dims.gates, group_rows: hidden };
+        let b = weights.b.as_ref().map(|b| b.insert_axis(ndarray::Axis(1)));
+        Ok(Self {
+            isa,
+            cell,
+            dims,
+            w_ih: gates.panel(weights.w_ih, dims.gates)?,
+            w_hh: gates.panel(weights.w_hh, dims.gates)?,
+            b: match b {
+                Some(b) => gates.vectors(b)?,
+                None => Aligned::try_zeroed(gates.count() * lanes)?,
+            },
+            peephole: peepholes(lanes, cell, weights)?,
+            w_hr: match weights.w_hr {
+                Some(w_hr) => {
+                    let outputs = Interleave { lanes, groups: 1, group_rows: dims.output_size };
+                    Some(outputs.panel(w_hr, WIDTH)?)
+                }
+                None => None,
+            },
+        })
+    }
+
+    /// The sizes.
+    pub fn dims(&self) -> LayerDims {
+        self.dims
+    }
+
+    /// The cell.
+    pub fn cell(&self) -> CellSpec {
+        self.cell
+    }
+}
+
+impl<T: Element> Backward<T> {
+    /// Packs the weights; the error says what is wrong with them.
+    pub fn new(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>) -> Result<Self> {
+        let dims = weights.dims(cell)?;
+        let lanes = lanes::<T>(isa);
+        Ok(Self {
+            isa,
+            cell,
+            dims,
+            w_ih: columns(lanes, weights.w_ih)?,
+            w_hh: columns(lanes, weights.w_hh)?,
+            peephole: peepholes(lanes, cell, weights)?,
+            w_hr: weights.w_hr.map(|w_hr| columns(lanes, w_hr)).transpose()?,
+            bias: weights.b.is_some(),
+        })
+    }
+
+    /// The sizes.
+    pub fn dims(&self) -> LayerDims {
+        self.dims
+    }
+
+    /// The cell.
+    pub fn cell(&self) -> CellSpec {
+        self.cell
+    }
+
+    /// Do the weights have a bias?
+    pub fn has_bias(&self) -> bool {
+        self.bias
+    }
+
+    /// Is the hidden state projected?
+    pub fn is_projected(&self) -> bool {
+        self.w_hr.is_some()
+    }
+}
+
+/// How many numbers a vector of `isa` has.
+fn lanes<T: Element>(isa: InstructionSet) -> usize {
+    struct Count;
+    impl<T: Element> Job<T> for Count {
+        type Output = usize;
+        #[inline(always)]
+        fn run<S: Lanes<T>>(self, _: S) -> usize {
+            S::LANES
+        }
+    }
+    T::dispatch(isa, Count)
+}
+
+fn peepholes<T: Element>(lanes: usize, cell: CellSpec, weights: &Weights<'_, T>) -> Result<Aligned<T>> {
+    let Some(peephole) = weights.peephole else { return Aligned::try_zeroed(0) };
+    let (groups, hidden) = (cell.peephole_rows().count, peephole.ncols());
+    let flat = peephole.to_shape((groups * hidden, 1)).expect("as many numbers");
+    Interleave { lanes, groups, group_rows: hidden }.vectors(flat.view())
+}
+
+/// The rows of a matrix as columns of vectors: vector `v` holds the units of block `v / groups` of group `v % groups`.
+#[derive(Clone, Copy)]
+struct Interleave {
+    lanes: usize,
+    groups: usize,
+    group_rows: usize,
+}
+
+impl Interleave {
+    /// How many vectors there are.
+    fn count(&self) -> usize {
+        self.group_rows.div_ceil(self.lanes) * self.groups
+    }
+
+    /// A panel whose depth is the matrix' columns.
+    fn panel<T: Element>(&self, matrix: ArrayView2<'_, T>, width: usize) -> Result<Panel<T>> {
+        let mut panel = Panel::try_new(matrix.ncols(), self.count(), width, self.lanes)?;
+        for (first, width, numbers) in panel.blocks_mut() {
+            self.fill(matrix, first, width, numbers);
+        }
+        Ok(panel)
+    }
+
+    /// The only column of a matrix, as vectors.
+    fn vectors<T: Element>(&self, column: ArrayView2<'_, T>) -> Result<Aligned<T>> {
+        let mut vectors = Aligned::try_zeroed(self.count() * self.lanes)?;
+        self.fill(column, 0, self.count(), &mut vectors);
+        Ok(vectors)
+    }
+
+    /// Vectors `first..first + width` at every depth: `[k][width][lanes]`.
+    fn fill<T: Element>(&self, matrix: ArrayView2<'_, T>, first: usize, width: usize, numbers: &mut [T]) {
+        // A transposition: so many columns at a time that the lines written stay in cache.
+        const COLUMNS: usize = 64;
+        let depth = matrix.ncols();
+        for from in (0..depth).step_by(COLUMNS) {
+            let to = depth.min(from + COLUMNS);
+            for w in 0..width {
+                let unit = (first + w) / self.groups * self.lanes;
+                let row = (first + w) % self.groups * self.group_rows + unit;
+                for lane in 0..self.lanes.min(self.group_rows - unit) {
+                    let places = numbers[(from * width + w) * self.lanes + lane..].iter_mut();
+                    let places = places.step_by(width * self.lanes);
+                    for (place, &number) in places.zip(matrix.slice(s![row + lane, from..to])) {
+                        *place = number;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The columns of a matrix as columns of vectors; the depth is the matrix' rows.
+fn columns<T: Element>(lanes: usize, matrix: ArrayView2<'_, T>) -> Result<Panel<T>> {
+    let mut panel = Panel::try_new(matrix.nrows(), matrix.ncols().div_ceil(lanes), WIDTH, lanes)?;
+    for (first, width, numbers) in panel.blocks_mut() {
+        let columns = first * lanes..matrix.ncols().min((first + width) * lanes);
+        for (row, places) in matrix.rows().into_iter().zip(numbers.chunks_exact_mut(width * lanes)) {
+            for (place, &number) in places.iter_mut().zip(row.slice(s![columns.clone()])) {
+                *place = number;
+            }
+        }
+    }
+    Ok(panel)
+}

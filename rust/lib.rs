@@ -1,0 +1,31 @@
+//! LSTM passes on the CPU, forward and backward, with the same bits on every machine.
+//!
+//! The peephole LSTM of Graves, Mohamed & Hinton (2013), and every cell that it contains (`*` elementwise):
+//!
+//! ```text
+//! i = sigmoid(W_i x + R_i r' + p_i * c' + b_i)        x  the step's input             (T, N, I)
+//! f = sigmoid(W_f x + R_f r' + p_f * c' + b_f)        c' the state of the step before (N, H)
+//! g =    tanh(W_g x + R_g r'            + b_g)        r' the output of the step before (N, P)
+//! c = f * c' + i * g
+//! o = sigmoid(W_o x + R_o r' + p_o * c  + b_o)
+//! h = o * tanh(c)                                     r = W_hr h with a projection, else h (P = H)
+//! ```
+//!
+//! Letters of the axes: T steps, N batch, I input, H hidden, P output, G gates that have rows.
+//!
+//! The way of the data, forward: `layer::Forward::run` checks every shape (`dims`), then crosses once into an instruction
+//! set's features (`simd`). Inside, chunk of time by chunk of time: the input product, then step by step the recurrent
+//! product (`kernel::tile`), the gates and the state (`kernel::pointwise`), the projection. Backward is its mirror,
+//! followed by the products that sum over time.
+//!
+//! The same inputs give the same bits on every instruction set, in any batch, in any chunking of time.
+
+pub mod cell;
+pub mod dims;
+pub mod error;
+mod kernel;
+pub mod layer;
+pub mod simd;
+
+#[cfg(feature = "python")]
+mod python;

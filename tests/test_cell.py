@@ -1,0 +1,86 @@
+"""CellSpec: what it refuses, and that the presets are what the papers describe."""
+
+import copy
+import dataclasses
+import pickle
+import re
+
+import numpy as np
+import pytest
+from lstm_rs.cell import CellSpec
+from oracle import CELLS
+
+
+def test_presets_are_as_published():
+    flags = {
+        "hochreiter_1997": {"forget_gate": False},
+        "gers_1999": {},
+        "peephole_lstm": {"peephole": True},
+    }
+    for name, parts in flags.items():
+        assert getattr(CellSpec, name)() == CellSpec(**parts)
+    changed = {
+        "V": {},
+        "NIG": {"input_gate": False},
+        "NFG": {"forget_gate": False},
+        "NOG": {"output_gate": False},
+        "NIAF": {"input_activation": "identity"},
+        "NOAF": {"output_activation": "identity"},
+        "NP": {"peephole": False},
+        "CIFG": {"coupled": True},
+    }
+    for name, parts in changed.items():
+        assert CellSpec.greff(name) == CellSpec(**({"peephole": True} | parts))
+    with pytest.raises(ValueError, match=r"'FGR'.*not there yet; there are V, NIG, NFG"):
+        CellSpec.greff("FGR")
+    for name in ("nig", "", None, ["V"]):
+        with pytest.raises(ValueError, match=r"expected 'V', 'NIG'.* or 'CIFG', got"):
+            CellSpec.greff(name)
+
+
+@pytest.mark.parametrize("flag", ["input_gate", "forget_gate", "output_gate", "coupled", "peephole"])
+@pytest.mark.parametrize("value", [1, 0, None, "yes", np.True_])
+def test_a_flag_must_be_a_bool(flag, value):
+    with pytest.raises(TypeError, match=f"{flag} must be a bool, got .* of type {type(value).__name__}"):
+        CellSpec(**{flag: value})
+
+
+def test_an_activation_must_be_there():
+    for field in ("input_activation", "output_activation"):
+        for value in ("relu", "Tanh", None, np.array(["tanh"])):
+            with pytest.raises(ValueError, match=f"{field} must be 'tanh' or 'identity', got"):
+                CellSpec(**{field: value})
+    with pytest.raises(ValueError, match="gate_activation must be 'sigmoid', got 'hard_sigmoid'"):
+        CellSpec(gate_activation="hard_sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        ({"coupled": True, "input_gate": False}, "coupled=True needs the input gate"),
+        ({"coupled": True, "forget_gate": False}, "coupled=True replaces the forget gate"),
+        (
+            {"peephole": True, "input_gate": False, "forget_gate": False, "output_gate": False},
+            "peephole=True needs a gate to look from",
+        ),
+    ],
+)
+def test_contradictions_are_refused(parts, match):
+    with pytest.raises(ValueError, match=re.escape(match)):
+        CellSpec(**parts)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_gates_and_peepholes_stand_in_order(cell):
+    assert "".join(cell.gates) in {"ifgo", "ifg", "igo", "ig", "fgo", "fg", "go", "g"}
+    assert ("i" in cell.gates, "o" in cell.gates) == (cell.input_gate, cell.output_gate)
+    assert ("f" in cell.gates) == (cell.forget_gate and not cell.coupled)
+    assert cell.peepholes == (tuple(gate for gate in cell.gates if gate != "g") if cell.peephole else ())
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_a_cell_is_a_value(cell):
+    for twin in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell)), eval(repr(cell))):
+        assert twin == cell and hash(twin) == hash(cell)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cell.peephole = True
