@@ -155,11 +155,8 @@ impl Dims {
 
     /// Checks a state or its gradient.
     pub fn check_state(&self, name: &str, h: &[usize], c: &[usize]) -> Result<()> {
-        let why = if self.axes.single {
-            "for one sequence".to_owned()
-        } else {
-            format!("for a batch of {}", self.batch)
-        };
+        let why =
+            if self.axes.single { "for one sequence".to_owned() } else { format!("for a batch of {}", self.batch) };
         expect(&format!("{name}.h"), &self.state_shape(self.layer.output_size), h, &why)?;
         expect(&format!("{name}.c"), &self.state_shape(self.layer.hidden_size), c, &why)
     }

@@ -117,13 +117,7 @@ fn dtype_name(dtype: &Bound<'_, PyAny>) -> PyResult<String> {
 }
 
 #[cold]
-fn wrong_dtype(
-    name: &str,
-    object: &Bound<'_, PyAny>,
-    dtype: &Bound<'_, PyAny>,
-    expected: &str,
-    like: &str,
-) -> PyErr {
+fn wrong_dtype(name: &str, object: &Bound<'_, PyAny>, dtype: &Bound<'_, PyAny>, expected: &str, like: &str) -> PyErr {
     let got = dtype_name(dtype).unwrap_or_else(|_| "another dtype".into());
     let cast = if object.is_instance_of::<PyUntypedArray>() {
         format!("{name}.astype(np.{expected})")
@@ -181,7 +175,9 @@ struct State<'py, T> {
 impl<'py, T: Number> State<'py, T> {
     /// From a tuple of two, checked; `None` from `None`.
     fn borrow(name: &str, object: Option<&Bound<'py, PyAny>>, dims: &Dims) -> PyResult<Option<Self>> {
-        let Some(object) = object else { return Ok(None) };
+        let Some(object) = object else {
+            return Ok(None);
+        };
         let pair = match object.cast::<PyTuple>() {
             Ok(tuple) if tuple.len() == 2 => tuple,
             _ => {
@@ -213,11 +209,15 @@ const LIKE_W_IH: &str = ", as w_ih is";
 
 /// Lengths as int64: one for a single sequence, else one for each.
 fn lengths(object: Option<&Bound<'_, PyAny>>, dims: &Dims) -> PyResult<Option<Vec<i64>>> {
-    let Some(object) = object else { return Ok(None) };
+    let Some(object) = object else {
+        return Ok(None);
+    };
     let array = object.cast::<PyArrayDyn<i64>>()?;
     match (array.ndim(), dims.axes.single) {
         (0, true) | (1, false) => {}
-        (_, true) => return Err(PyValueError::new_err("lengths: expected an int, as x is one sequence")),
+        (_, true) => {
+            return Err(PyValueError::new_err("lengths: expected an int, as x is one sequence"));
+        }
         (_, false) => {
             let what = format!("lengths: expected shape ({},), one length a sequence", dims.batch);
             return Err(PyValueError::new_err(what));

@@ -15,6 +15,9 @@
 //! coupled: d_z_i = d_c (g - c') i(1-i)                  carry: d_c f + p_i d_z_i + p_f d_z_f
 //! ```
 //!
+//! No closure touches a vector here: only functions can be `#[inline(always)]`, and what is not inlined loses the
+//! instruction set's features.
+//!
 //! The order of the roundings is part of the bit contract; the comments at the lines give it. `c` and the carry become
 //! +0 below [`Element::SNAP`].
 
@@ -83,6 +86,39 @@ macro_rules! specialised {
     };
 }
 
+/// `fma(p, seen, sum)`, where there is such a peephole.
+#[inline(always)]
+fn look<S: Lanes<T>, T: Element>(simd: S, (peephole, k): (&[S::A], Option<usize>), seen: S::V, sum: S::V) -> S::V {
+    match k {
+        None => sum,
+        Some(k) => simd.mul_add(simd.load(&peephole[k]), seen, sum),
+    }
+}
+
+/// A gate, from its pre-activation and the state that it sees.
+#[inline(always)]
+fn gate<S: Lanes<T>, T: Element>(
+    simd: S,
+    z: &[S::A],
+    row: Option<usize>,
+    peephole: (&[S::A], Option<usize>),
+    state: S::V,
+) -> S::V {
+    match row {
+        None => simd.splat(T::ONE),
+        Some(row) => sigmoid::<S, T>(simd, look(simd, peephole, state, simd.load(&z[row]))),
+    }
+}
+
+/// A gate, from the tape.
+#[inline(always)]
+fn recorded<S: Lanes<T>, T: Element>(simd: S, gates: &[T], row: Option<usize>, hidden: usize, at: usize) -> S::V {
+    match row {
+        None => simd.splat(T::ONE),
+        Some(row) => get(simd, &gates[row * hidden..][..hidden], at),
+    }
+}
+
 /// One row's step forward.
 pub(crate) struct Forward<'a, T> {
     /// Pre-activations without peepholes, `[block][gate][lanes]`.
@@ -112,23 +148,13 @@ fn forward_any<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Forward<'_
     for (block, z) in simd.vectors(row.z).chunks_exact(rows.count).enumerate() {
         let at = block * S::LANES;
         let peephole = &simd.vectors(row.peephole)[block * peepholes.count..];
-        let gate = |rows: Option<usize>, looks: Option<usize>, state| match rows {
-            None => one,
-            Some(gate) => {
-                let z = simd.load(&z[gate]);
-                sigmoid::<S, T>(simd, match looks {
-                    None => z,
-                    Some(k) => simd.mul_add(simd.load(&peephole[k]), state, z),
-                })
-            }
-        };
         let before = get(simd, row.c, at);
-        let i = gate(rows.i, peepholes.i, before);
-        let f = if cell.coupled { simd.sub(one, i) } else { gate(rows.f, peepholes.f, before) };
+        let i = gate(simd, z, rows.i, (peephole, peepholes.i), before);
+        let f = if cell.coupled { simd.sub(one, i) } else { gate(simd, z, rows.f, (peephole, peepholes.f), before) };
         let g = activate::<S, T>(simd, cell.input_activation, simd.load(&z[rows.g]));
         // c = fma(f, c', i * g)
         let c = snap(simd, simd.mul_add(f, before, simd.mul(i, g)));
-        let o = gate(rows.o, peepholes.o, c);
+        let o = gate(simd, z, rows.o, (peephole, peepholes.o), c);
         let h = simd.mul(o, activate::<S, T>(simd, cell.output_activation, c));
         put(simd, c, row.c, at);
         put(simd, h, row.h, at);
@@ -174,22 +200,18 @@ fn backward_any<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Backward<
     for block in 0..hidden.div_ceil(S::LANES) {
         let at = block * S::LANES;
         let peephole = &simd.vectors(row.peephole)[block * peepholes.count..];
-        let gate = |rows: Option<usize>| match rows {
-            None => one,
-            Some(gate) => get(simd, &row.gates[gate * hidden..][..hidden], at),
-        };
-        // fma(p, d_z, carry)
-        let looks = |peepholes: Option<usize>, d_z, carry| match peepholes {
-            None => carry,
-            Some(k) => simd.mul_add(simd.load(&peephole[k]), d_z, carry),
-        };
-        let (i, g, o) = (gate(rows.i), gate(Some(rows.g)), gate(rows.o));
-        let f = if cell.coupled { simd.sub(one, i) } else { gate(rows.f) };
+        let i = recorded(simd, row.gates, rows.i, hidden, at);
+        let g = recorded(simd, row.gates, Some(rows.g), hidden, at);
+        let o = recorded(simd, row.gates, rows.o, hidden, at);
+        let f = if cell.coupled { simd.sub(one, i) } else { recorded(simd, row.gates, rows.f, hidden, at) };
         let (c, before) = (get(simd, row.c, at), get(simd, row.c_before, at));
         let a = activate::<S, T>(simd, cell.output_activation, c);
 
         // A gradient that is not there is added as the zeros it stands for: -0 + 0 is +0.
-        let dy = row.d_h.0.map_or(simd.splat(T::ZERO), |dy| get(simd, dy, at));
+        let dy = match row.d_h.0 {
+            Some(dy) => get(simd, dy, at),
+            None => simd.splat(T::ZERO),
+        };
         let d_h = simd.add(dy, get(simd, row.d_h.1, at));
         let d_o = through_sigmoid(simd, simd.mul(d_h, a), o);
         // d_c = fma(p_o, d_z_o, fma(d_h * o, 1 - a^2, carry))
@@ -199,13 +221,14 @@ fn backward_any<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Backward<
             Activation::Tanh => simd.mul_add(d_h_o, simd.neg_mul_add(a, a, one), carry),
             Activation::Identity => simd.add(d_h_o, carry),
         };
-        let d_c = looks(peepholes.o, d_o, d_c);
+        let d_c = look(simd, (peephole, peepholes.o), d_o, d_c);
         let d_f = through_sigmoid(simd, simd.mul(d_c, before), f);
         let d_i = simd.mul(d_c, if cell.coupled { simd.sub(g, before) } else { g });
         let d_i = through_sigmoid(simd, d_i, i);
         let d_g = through::<S, T>(simd, cell.input_activation, simd.mul(d_c, i), g);
         // carry = fma(p_f, d_z_f, fma(p_i, d_z_i, d_c * f))
-        let carry = looks(peepholes.f, d_f, looks(peepholes.i, d_i, simd.mul(d_c, f)));
+        let carry = look(simd, (peephole, peepholes.i), d_i, simd.mul(d_c, f));
+        let carry = look(simd, (peephole, peepholes.f), d_f, carry);
         put(simd, snap(simd, carry), row.d_c, at);
         for (place, value) in [(rows.i, d_i), (rows.f, d_f), (Some(rows.g), d_g), (rows.o, d_o)] {
             if let Some(place) = place {
@@ -227,10 +250,9 @@ pub(crate) fn store_snapped<S: Lanes<T>, T: Element>(simd: S, from: &[T], to: &m
 #[inline(always)]
 pub(crate) fn hidden_again<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, gates: &[T], c: &[T], h: &mut [T]) {
     let hidden = c.len();
-    let output_gate = cell.gate_rows().o.map(|o| &gates[o * hidden..][..hidden]);
     for at in (0..hidden).step_by(S::LANES) {
         let a = activate::<S, T>(simd, cell.output_activation, get(simd, c, at));
-        let o = output_gate.map_or(simd.splat(T::ONE), |o| get(simd, o, at));
+        let o = recorded(simd, gates, cell.gate_rows().o, hidden, at);
         put(simd, simd.mul(o, a), h, at);
     }
 }

@@ -83,11 +83,20 @@ pub(crate) enum Left<'a, T> {
 
 /// R rows of a left operand, read column by column.
 trait Column<T, const R: usize> {
+    /// Cut to a depth that the loop knows, so that no check remains in it.
+    fn cut(self, depth: usize) -> Self;
     /// Column `k`.
     fn at(&self, k: usize) -> [T; R];
 }
 
 impl<T: Copy, const R: usize> Column<T, R> for [&[T]; R] {
+    #[inline(always)]
+    fn cut(mut self, depth: usize) -> Self {
+        for row in &mut self {
+            *row = &row[..depth];
+        }
+        self
+    }
     #[inline(always)]
     fn at(&self, k: usize) -> [T; R] {
         let mut column = [self[0][k]; R];
@@ -99,6 +108,10 @@ impl<T: Copy, const R: usize> Column<T, R> for [&[T]; R] {
 }
 
 impl<T: Copy, const R: usize> Column<T, R> for &[[T; R]] {
+    #[inline(always)]
+    fn cut(self, depth: usize) -> Self {
+        &self[..depth]
+    }
     #[inline(always)]
     fn at(&self, k: usize) -> [T; R] {
         self[k]
@@ -154,7 +167,14 @@ pub(crate) fn multiply<S: Lanes<T>, T: Element>(
         #[inline(always)]
         || {
             let whole = panel.vectors - panel.vectors % panel.width;
-            let part = Part { left, rows, panel: simd.vectors(&panel.numbers), depth: panel.depth, stride: panel.vectors, start };
+            let part = Part {
+                left,
+                rows,
+                panel: simd.vectors(&panel.numbers),
+                depth: panel.depth,
+                stride: panel.vectors,
+                start,
+            };
             let out = simd.vectors_mut(out);
             part.blocks(simd, 0..whole, panel.width, out);
             part.blocks(simd, whole..panel.vectors, panel.vectors - whole, out);
@@ -202,7 +222,7 @@ impl<T: Element, A> Part<'_, T, A> {
         out: &mut [A],
     ) -> usize {
         if let Left::Rows(rows) = self.left {
-            self.tile::<S, C, U, 1>(simd, [&rows[0][..self.depth]], 0, vector, out);
+            self.tile::<S, C, U, 1>(simd, [rows[0]], 0, vector, out);
         }
         C * U
     }
@@ -235,21 +255,17 @@ impl<T: Element, A> Part<'_, T, A> {
     ) {
         match self.left {
             Left::Rows(all) => {
-                // Cut to one length that the loop knows, so that no check remains in it.
-                let mut rows: [&[T]; R] = [&[]; R];
-                for (r, row) in rows.iter_mut().enumerate() {
-                    *row = &all[first + r][..self.depth];
-                }
-                self.tile::<S, C, 1, R>(simd, rows, first, vector, out);
+                let rows: &[&[T]; R] = all[first..].first_chunk().expect("as many rows as were cut into tiles");
+                self.tile::<S, C, 1, R>(simd, *rows, first, vector, out);
             }
             Left::Interleaved(all) => {
-                let rows = &all[first * self.depth..].as_chunks::<R>().0[..self.depth];
+                let rows = all[first * self.depth..].as_chunks::<R>().0;
                 self.tile::<S, C, 1, R>(simd, rows, first, vector, out);
             }
         }
     }
 
-    /// R rows by U blocks of C vectors, all in registers.
+    /// R rows by U blocks of C vectors, all in registers: a function of its own.
     #[inline(always)]
     fn tile<S: Lanes<T, A = A>, const C: usize, const U: usize, const R: usize>(
         &self,
@@ -259,74 +275,80 @@ impl<T: Element, A> Part<'_, T, A> {
         vector: usize,
         out: &mut [A],
     ) {
-        let depth = self.depth;
-        let mut blocks: [&[[A; C]]; U] = [&[]; U];
-        for (u, block) in blocks.iter_mut().enumerate() {
-            *block = &self.panel[(vector + u * C) * depth..].as_chunks::<C>().0[..depth];
-        }
-        let start = match self.start {
+        let Self { panel, depth, stride, start, .. } = *self;
+        let panel = &panel[vector * depth..];
+        let out = &mut out[row * stride + vector..];
+        let start = match start {
             Start::Zero => Start::Zero,
             Start::Out => Start::Out,
-            Start::Row(bias) => Start::Row(&simd.vectors(bias)[vector..][..U * C]),
+            Start::Row(bias) => Start::Row(&simd.vectors(bias)[vector..]),
         };
-        let out = &mut out[row * self.stride + vector..];
-        chain::<S, T, C, U, R>(simd, left, blocks, depth, start, out, self.stride);
+        simd.vectorize(
+            #[inline(always)]
+            move || chains::<S, T, C, U, R>(simd, left, panel, depth, start, out, stride),
+        );
     }
 }
 
-/// The chains of one tile, as a function of its own.
+/// U blocks of C vectors at the start of `row`.
 #[inline(always)]
-fn chain<S: Lanes<T>, T: Element, const C: usize, const U: usize, const R: usize>(
+fn blocks<A, const C: usize, const U: usize>(row: &[A]) -> &[[A; C]; U] {
+    row.as_chunks().0.first_chunk().expect("a row is as long as its blocks")
+}
+
+/// The chains of one tile. Every index is a constant once the loops over R, U and C are unrolled: registers have no
+/// addresses.
+#[inline(always)]
+fn chains<S: Lanes<T>, T: Element, const C: usize, const U: usize, const R: usize>(
     simd: S,
     left: impl Column<T, R>,
-    blocks: [&[[S::A; C]]; U],
+    panel: &[S::A],
     depth: usize,
     start: Start<'_, S::A>,
     out: &mut [S::A],
     stride: usize,
 ) {
-    simd.vectorize(
-        #[inline(always)]
-        move || {
-            let zero = simd.splat(T::ZERO);
-            let mut acc = [[[zero; C]; U]; R];
-            match start {
-                Start::Zero => {}
-                Start::Row(bias) => {
-                    for acc in &mut acc {
-                        for (acc, bias) in acc.as_flattened_mut().iter_mut().zip(bias) {
-                            *acc = simd.load(bias);
-                        }
-                    }
-                }
-                Start::Out => {
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        for (acc, out) in acc.as_flattened_mut().iter_mut().zip(&out[r * stride..][..U * C]) {
-                            *acc = simd.load(out);
-                        }
-                    }
-                }
+    let mut weights: [&[[S::A; C]]; U] = [&[]; U];
+    for u in 0..U {
+        weights[u] = &panel[u * C * depth..].as_chunks().0[..depth];
+    }
+    let left = left.cut(depth);
+
+    let mut acc = [[[simd.splat(T::ZERO); C]; U]; R];
+    for r in 0..R {
+        let from = match start {
+            Start::Zero => continue,
+            Start::Row(row) => blocks::<_, C, U>(row),
+            Start::Out => blocks::<_, C, U>(&out[r * stride..]),
+        };
+        for u in 0..U {
+            for c in 0..C {
+                acc[r][u][c] = simd.load(&from[u][c]);
             }
-            for k in 0..depth {
-                let column = left.at(k);
-                let mut broadcast = [zero; R];
+        }
+    }
+    for k in 0..depth {
+        let column = left.at(k);
+        let mut broadcast = [simd.splat(T::ZERO); R];
+        for r in 0..R {
+            broadcast[r] = simd.splat(column[r]);
+        }
+        for u in 0..U {
+            for c in 0..C {
+                let weight = simd.load(&weights[u][k][c]);
                 for r in 0..R {
-                    broadcast[r] = simd.splat(column[r]);
-                }
-                for u in 0..U {
-                    for c in 0..C {
-                        let weights = simd.load(&blocks[u][k][c]);
-                        for r in 0..R {
-                            acc[r][u][c] = simd.mul_add(broadcast[r], weights, acc[r][u][c]);
-                        }
-                    }
+                    acc[r][u][c] = simd.mul_add(broadcast[r], weight, acc[r][u][c]);
                 }
             }
-            for (r, acc) in acc.iter().enumerate() {
-                for (acc, out) in acc.as_flattened().iter().zip(&mut out[r * stride..][..U * C]) {
-                    simd.store(*acc, out);
-                }
+        }
+    }
+    for r in 0..R {
+        let to: &mut [[S::A; C]; U] =
+            out[r * stride..].as_chunks_mut().0.first_chunk_mut().expect("a row is as long as its blocks");
+        for u in 0..U {
+            for c in 0..C {
+                simd.store(acc[r][u][c], &mut to[u][c]);
             }
-        },
-    );
+        }
+    }
 }

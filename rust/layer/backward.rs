@@ -170,7 +170,12 @@ impl<T: Element> Run<'_, T> {
                 let n = schedule.sequence(j);
                 let d_r = &mut self.d_r[pass.place(t, n, output)];
                 d_r.copy_from_slice(&self.d_h[n * output..][..output]);
-                pointwise::accumulate(simd, pass.dy.map_or(&pass.initial.zeros[..output], |dy| dy.row(t, n)), None, d_r);
+                pointwise::accumulate(
+                    simd,
+                    pass.dy.map_or(&pass.initial.zeros[..output], |dy| dy.row(t, n)),
+                    None,
+                    d_r,
+                );
             }
             let d_r = |j: usize| &self.d_r[pass.place(t, schedule.sequence(j), output)];
             product(simd, active, d_r, w_hr, Start::Zero, scratch);

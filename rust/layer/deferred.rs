@@ -136,7 +136,9 @@ impl<'a, T: Element> Sums<'a, T> {
                 for (gate, look, after) in
                     [(gates.i, looks.i, false), (gates.f, looks.f, false), (gates.o, looks.o, true)]
                 {
-                    let (Some(gate), Some(look)) = (gate, look) else { continue };
+                    let (Some(gate), Some(look)) = (gate, look) else {
+                        continue;
+                    };
                     let column = &mut column[..hidden];
                     column.fill(T::ZERO);
                     for cell @ &(t, j) in cells {
@@ -201,11 +203,7 @@ impl<'a, T: Element> Chains<'a, T> {
 
 /// Rows of a left operand as columns of its tiles: `[k][R]` for each tile of R of the `width` columns.
 #[inline(always)]
-fn interleave<'a, S: Lanes<T>, T: Element>(
-    rows: impl ExactSizeIterator<Item = &'a [T]>,
-    width: usize,
-    left: &mut [T],
-) {
+fn interleave<'a, S: Lanes<T>, T: Element>(rows: impl ExactSizeIterator<Item = &'a [T]>, width: usize, left: &mut [T]) {
     let depth = rows.len();
     for (k, row) in rows.enumerate() {
         for (first, count) in balanced(width, S::ROWS) {

@@ -134,14 +134,7 @@ struct Projection<T> {
 impl<T: Element> Pass<'_, T> {
     /// One step of the sequences that run at time `t`, whose input is already in `z`.
     #[inline(always)]
-    fn step<S: Lanes<T>>(
-        &mut self,
-        simd: S,
-        t: usize,
-        active: usize,
-        z: &mut [T],
-        projection: &mut Projection<T>,
-    ) {
+    fn step<S: Lanes<T>>(&mut self, simd: S, t: usize, active: usize, z: &mut [T], projection: &mut Projection<T>) {
         let Forward { cell, w_hh, w_hr, peephole, .. } = self.weights;
         let schedule = self.schedule;
         let hidden = self.dims.layer.hidden_size;
@@ -178,4 +171,3 @@ impl<T: Element> Pass<'_, T> {
         }
     }
 }
-

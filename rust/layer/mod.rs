@@ -32,7 +32,9 @@ mod schedule;
 
 pub use pack::{Backward, Forward};
 
-use ndarray::{ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut1, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4};
+use ndarray::{
+    ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut1, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4,
+};
 
 use crate::cell::CellSpec;
 use crate::dims::{Dims, LayerDims, WeightShapes};

@@ -139,7 +139,9 @@ fn lanes<T: Element>(isa: InstructionSet) -> usize {
 }
 
 fn peepholes<T: Element>(lanes: usize, cell: CellSpec, weights: &Weights<'_, T>) -> Result<Aligned<T>> {
-    let Some(peephole) = weights.peephole else { return Aligned::try_zeroed(0) };
+    let Some(peephole) = weights.peephole else {
+        return Aligned::try_zeroed(0);
+    };
     let (groups, hidden) = (cell.peephole_rows().count, peephole.ncols());
     let flat = peephole.to_shape((groups * hidden, 1)).expect("as many numbers");
     Interleave { lanes, groups, group_rows: hidden }.vectors(flat.view())
