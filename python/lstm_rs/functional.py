@@ -19,6 +19,7 @@ from lstm_rs.cell import CellSpec
 
 _DEFAULT_CELL = CellSpec()
 
+
 class Weights(NamedTuple):
     """The parameters of one layer in one direction.
 
@@ -378,5 +379,7 @@ def _lengths(lengths: int | Sequence[int] | np.ndarray | None) -> np.ndarray | N
         # What does not fit is longer than any sequence, and is refused as such.
         array = np.minimum(array, np.iinfo(np.int64).max)
     elif array.dtype.kind != "i" and array.size > 0:
-        raise TypeError(f"lengths: expected integers, got {array.dtype}; cast them with np.asarray(lengths, dtype=np.int64)")
+        raise TypeError(
+            f"lengths: expected integers, got {array.dtype}; cast them with np.asarray(lengths, dtype=np.int64)"
+        )
     return array.astype(np.int64)

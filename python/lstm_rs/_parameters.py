@@ -1,0 +1,201 @@
+"""The parameters of a layer: their names and shapes, and the snapshots that they are kept in.
+
+Weights and their packed form are one immutable `Snapshot`, which a `Store` swaps as a whole: whoever took one finishes
+on it, and no pack can be stale.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_rs import _core
+from lstm_rs.cell import CellSpec
+from lstm_rs.functional import Weights
+
+
+class Names(NamedTuple):
+    """The names of one part's weights, in the order of `Weights`; None for what it does not have."""
+
+    w_ih: str
+    w_hh: str
+    b: str | None
+    peephole: str | None
+    w_hr: str | None
+
+
+class Layout:
+    """Which parameters a layer has, part by part: a part is one direction of one layer."""
+
+    def __init__(
+        self,
+        cell: CellSpec,
+        dtype: np.dtype[Any],
+        *,
+        input_size: int,
+        hidden_size: int,
+        output_size: int,
+        num_layers: int,
+        directions: int,
+        bias: bool,
+    ) -> None:
+        self.cell = cell
+        self.dtype = dtype
+        self.hidden_size = hidden_size
+        self.parts: list[Names] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        rows = len(cell.gates) * hidden_size
+        for k in range(num_layers):
+            columns = input_size if k == 0 else output_size * directions
+            for way in ("", "_reverse")[:directions]:
+                suffix = f"_l{k}{way}"
+                names = Names(
+                    w_ih="weight_ih" + suffix,
+                    w_hh="weight_hh" + suffix,
+                    b="bias" + suffix if bias else None,
+                    peephole="peephole" + suffix if cell.peepholes else None,
+                    w_hr="weight_hr" + suffix if output_size != hidden_size else None,
+                )
+                shapes = (
+                    (rows, columns),
+                    (rows, output_size),
+                    (rows,),
+                    (len(cell.peepholes), hidden_size),
+                    (output_size, hidden_size),
+                )
+                self.parts.append(names)
+                self.shapes |= {name: shape for name, shape in zip(names, shapes, strict=True) if name is not None}
+
+    def initial(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Weights to start from: uniform, and 1 more for the bias of a forget gate that has one."""
+        bound = 1.0 / math.sqrt(self.hidden_size)
+        arrays = {name: rng.uniform(-bound, bound, shape).astype(self.dtype) for name, shape in self.shapes.items()}
+        if "f" in self.cell.gates:
+            first = self.cell.gates.index("f") * self.hidden_size
+            for names in self.parts:
+                if names.b is not None:
+                    arrays[names.b][first : first + self.hidden_size] += 1
+        return arrays
+
+    def check(self, name: str, array: npt.ArrayLike) -> np.ndarray:
+        """The array, if it can stand in the place of that weight."""
+        if name not in self.shapes:
+            raise KeyError(f"no weight {name!r}: there are {', '.join(self.shapes)}")
+        given, shape = np.asarray(array), self.shapes[name]
+        if given.dtype != self.dtype:
+            raise TypeError(
+                f"{name}: expected {self.dtype}, as the layer is, got {given.dtype}; "
+                f"cast it with .astype(np.{self.dtype})"
+            )
+        if given.shape != shape:
+            hint = "; transpose it?" if given.shape == shape[::-1] else ""
+            raise ValueError(f"{name}: expected shape {shape}, got {given.shape}{hint}")
+        # In this machine's byte order.
+        return given.astype(self.dtype, copy=False)
+
+
+class Snapshot:
+    """Weights by name, and their packed forms: made once, never changed."""
+
+    def __init__(self, layout: Layout, arrays: Mapping[str, np.ndarray], like: Snapshot | None = None) -> None:
+        """Copy `arrays`; what they leave out is shared with `like`."""
+        shared = {} if like is None else like.arrays
+        given = {name: _frozen(array) for name, array in arrays.items()}
+        self.layout = layout
+        self.arrays = {name: given[name] if name in given else shared[name] for name in layout.shapes}
+        self.weights: list[Weights] = []
+        self.forward: list[Any] = []
+        self._backward: list[Any] = []
+        for k, names in enumerate(layout.parts):
+            if like is not None and not any(name in given for name in names):
+                self.weights.append(like.weights[k])
+                self.forward.append(like.forward[k])
+                self._backward.append(like._backward[k])
+            else:
+                self.weights.append(Weights(*(None if name is None else self.arrays[name] for name in names)))
+                self.forward.append(_core.Forward(layout.cell, *self.weights[k]))
+                self._backward.append(None)
+
+    def backward(self, k: int) -> Any:
+        """The weights of part `k` as a pass backward reads them: packed when first needed."""
+        if self._backward[k] is None:
+            # Two threads may both come here: they make the same pack.
+            self._backward[k] = _core.Backward(self.layout.cell, *self.weights[k])
+        return self._backward[k]
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """A copy in a buffer of its own that nobody can make writable."""
+    return np.frombuffer(array.tobytes(), dtype=array.dtype).reshape(array.shape)
+
+
+class Store:
+    """The newest snapshot, and the only ways to another."""
+
+    def __init__(self, layout: Layout, arrays: Mapping[str, np.ndarray]) -> None:
+        self.layout = layout
+        self.snapshot = Snapshot(layout, arrays)
+        self._swap = threading.Lock()
+
+    def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take arrays that have been checked."""
+        with self._swap:
+            self.snapshot = Snapshot(self.layout, arrays, like=self.snapshot)
+
+    @contextmanager
+    def edit(self) -> Iterator[dict[str, np.ndarray]]:
+        """Copies that become the newest snapshot at the end."""
+        before = self.snapshot
+        arrays = _Edit(before)
+        yield arrays
+        after = Snapshot(self.layout, arrays)
+        with self._swap:
+            if self.snapshot is not before:
+                raise RuntimeError("edit: the weights were changed by others meanwhile; edit them again")
+            self.snapshot = after
+
+
+class LayerWeights(Mapping[str, np.ndarray]):
+    """The weights of a layer by name: read-only arrays, and names that can be assigned to."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._store.snapshot.arrays[name]
+
+    def __setitem__(self, name: str, array: npt.ArrayLike) -> None:
+        self._store.assign({name: self._store.layout.check(name, array)})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store.layout.shapes)
+
+    def __len__(self) -> int:
+        return len(self._store.layout.shapes)
+
+    def __repr__(self) -> str:
+        return "{" + ", ".join(f"{name}: {shape}" for name, shape in self._store.layout.shapes.items()) + "}"
+
+
+class _Edit(dict[str, np.ndarray]):
+    """Writable copies of the weights, by names that are fixed."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__((name, array.copy()) for name, array in snapshot.arrays.items())
+        self._layout = snapshot.layout
+
+    def __setitem__(self, name: str, array: npt.ArrayLike) -> None:
+        # `w[name] -= step` comes here with the array that is there already.
+        if name not in self or array is not self[name]:
+            super().__setitem__(name, self._layout.check(name, array).copy())
+
+    def _fixed(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("edit: the names of the weights are fixed; assign to one of them")
+
+    __delitem__ = pop = popitem = clear = update = setdefault = __ior__ = _fixed

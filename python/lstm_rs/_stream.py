@@ -1,0 +1,118 @@
+"""A layer run step by step, its state being kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_rs import _core
+from lstm_rs.functional import State
+
+if TYPE_CHECKING:
+    from lstm_rs.layers import LSTM
+
+
+class Stream:
+    """An `LSTM` run step by step; made by `LSTM.stream`.
+
+    A stream stays on the weights that it took until `reset`. It belongs to one thread at a time.
+    """
+
+    def __init__(self, layer: LSTM, batch_size: int) -> None:
+        self._layer = layer
+        self._batch_size = batch_size
+        self.reset()
+
+    def step(self, x_t: npt.ArrayLike, out: np.ndarray | None = None) -> np.ndarray:
+        """Run one step.
+
+        Parameters
+        ----------
+        x_t : (N, I) array, or (I,) where N = 1
+            The step's input.
+        out : (N, P) array, or (P,), optional
+            Where to write the output; not `x_t` itself.
+
+        Returns
+        -------
+        y_t : (N, P) array, or (P,)
+            The step's output, which is `out` where that is given.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or a dtype does not fit. The state is then as it was before.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lstm_rs
+        >>> stream = lstm_rs.LSTM(3, 8, seed=0).stream(batch_size=2)
+        >>> stream.step(np.ones((2, 3), dtype=np.float32)).shape
+        (2, 8)
+        """
+        x_t = x_t if isinstance(x_t, np.ndarray) else np.asarray(x_t)
+        layer = self._layer
+        one = x_t.ndim == 1 and self._batch_size == 1
+        if (not one and (x_t.ndim != 2 or x_t.shape[0] != self._batch_size)) or x_t.shape[-1] != layer.input_size:
+            shapes = f"({self._batch_size}, {layer.input_size})"
+            if self._batch_size == 1:
+                shapes += f" or ({layer.input_size},)"
+            raise ValueError(f"x_t: expected shape {shapes}, got {x_t.shape}")
+        leading = (None, None) if one else (None,)
+        y = x_t[leading]
+        if out is not None:
+            expected = (*x_t.shape[:-1], layer._output_size)
+            if not isinstance(out, np.ndarray) or out.shape != expected:
+                got = out.shape if isinstance(out, np.ndarray) else type(out).__name__
+                raise ValueError(f"out: expected an array of shape {expected}, got {got}")
+        states = []
+        last = len(self._states) - 1
+        for k, (packed, state) in enumerate(zip(self._snapshot.forward, self._states, strict=True)):
+            place = out[leading] if k == last and out is not None else None
+            y, h, c, _, _ = _core.forward(packed, y, state, None, False, False, False, place)
+            states.append((h, c))
+        self._states = states
+        return out if out is not None else y[0, 0] if one else y[0]
+
+    @property
+    def state(self) -> State:
+        """The state now: h (L, N, P) and c (L, N, H), as copies. Assign a State, or a tuple (h, c), to set it."""
+        return join_states(self._states)
+
+    @state.setter
+    def state(self, state: State | tuple[npt.ArrayLike, npt.ArrayLike]) -> None:
+        layer = self._layer
+        like = np.empty((1, self._batch_size, layer.input_size), dtype=layer.dtype)
+        swap = like.transpose(1, 0, 2) if layer.batch_first else like
+        parts = layer._split_state("state", state, swap)
+        for part in parts:
+            for name, array in zip("hc", part or (), strict=False):
+                if array.dtype != layer.dtype:
+                    raise TypeError(
+                        f"state.{name}: expected {layer.dtype}, as the layer is, got {array.dtype}; "
+                        f"cast it with .astype(np.{layer.dtype})"
+                    )
+        self._states = [tuple(array.copy() for array in part or ()) for part in parts]
+
+    def reset(self) -> None:
+        """Start again from a state of zeros, on the layer's newest weights."""
+        layer, batch = self._layer, self._batch_size
+        self._snapshot = layer._store.snapshot
+        self._states: list[Any] = [
+            (
+                np.zeros((batch, layer._output_size), layer.dtype),
+                np.zeros((batch, layer.hidden_size), layer.dtype),
+            )
+            for _ in range(layer.num_layers)
+        ]
+
+
+def join_states(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> State:
+    """A state of all layers and directions, from those of each."""
+    if len(parts) == 1:
+        return State(parts[0][0][None], parts[0][1][None])
+    return State(np.stack([h for h, _ in parts]), np.stack([c for _, c in parts]))

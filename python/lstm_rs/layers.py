@@ -1,0 +1,605 @@
+"""The layer: any number of layers and directions, with parameters of its own.
+
+A running call, a tape and a stream finish on the weights that they took; see `lstm_rs._parameters`.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_rs import _core
+from lstm_rs._parameters import LayerWeights, Layout, Snapshot, Store
+from lstm_rs._stream import Stream, join_states
+from lstm_rs.cell import CellSpec
+from lstm_rs.functional import State, Tape, _lengths
+
+_Lengths = int | Sequence[int] | np.ndarray | None
+_State = State | tuple[npt.ArrayLike, npt.ArrayLike] | None
+
+
+class LSTMTape:
+    """What `LSTM.forward_train` has recorded for `LSTM.backward`.
+
+    Attributes
+    ----------
+    layers : tuple of Tape
+        One for each layer and direction, in the order of the state's first axis: layer 0, its reverse, layer 1, ...
+    dropout : tuple of array or None
+        What the output of each layer but the last was multiplied by: 0, or ``1 / (1 - dropout)``. None without dropout.
+    """
+
+    __slots__ = ("_snapshot", "dropout", "layers")
+
+    def __init__(
+        self,
+        layers: tuple[Tape, ...],
+        dropout: tuple[np.ndarray | None, ...],
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        self.layers = layers
+        self.dropout = dropout
+        self._snapshot = snapshot
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LSTMTape, (self.layers, self.dropout)
+
+    def __repr__(self) -> str:
+        return f"<LSTMTape of {', '.join(map(repr, self.layers))}>"
+
+
+class LSTMGradients(NamedTuple):
+    """The gradients that `LSTM.backward` gives, each shaped as what it is the gradient of.
+
+    Attributes
+    ----------
+    x : array or None
+        With respect to the input; None with ``need_dx=False``.
+    weights : dict of str to array
+        With respect to the weights, by the names of `LSTM.weights`.
+    state : State
+        With respect to the initial state.
+    """
+
+    x: np.ndarray | None
+    weights: dict[str, np.ndarray]
+    state: State
+
+
+class LSTM:
+    """Layers of LSTM cells, in one direction or both, that own their weights.
+
+    Shapes and names are those of ``torch.nn.LSTM``, but for one bias in the place of two.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    num_layers : int, default 1
+        L. Each layer runs over the outputs of the one below.
+    bias : bool, default True
+        Do the gates have a bias?
+    batch_first : bool, default False
+        Are `x` and `y` (N, T, ...)? It does not concern the state.
+    bidirectional : bool, default False
+        A second set of weights in each layer runs from the last step to the first; the outputs stand side by side.
+        Then D = 2, else 1.
+    proj_size : int, default 0
+        P, less than H: the hidden state is projected to so many outputs. 0 means no projection, P = H.
+    dropout : float, default 0.0
+        The probability that an output of any layer but the last is set to 0, in `forward_train` only.
+    cell : CellSpec, optional
+        The cell; by default the LSTM of Gers et al. 1999.
+    dtype : dtype, default float32
+        float32 or float64: of the weights, and of all that comes in and goes out.
+    seed : int, numpy.random.Generator or None
+        Where the initial weights, and later the dropout, come from.
+
+    Raises
+    ------
+    ValueError
+        If a size does not make sense.
+    TypeError
+        If an argument is of another type.
+
+    Notes
+    -----
+    Initial weights are uniform on (-1/sqrt(H), 1/sqrt(H)), peepholes too; then 1 is added to the bias of a forget gate
+    that has one, so that the cell remembers before it has learnt to [1]_ [2]_.
+
+    Calls from several threads at once are safe. Each runs on the weights as they were when it began.
+
+    References
+    ----------
+    .. [1] F. A. Gers, J. Schmidhuber, F. Cummins, "Learning to forget: continual prediction with LSTM", 1999.
+    .. [2] R. Jozefowicz, W. Zaremba, I. Sutskever, "An empirical exploration of recurrent network architectures", 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lstm_rs
+    >>> lstm = lstm_rs.LSTM(3, 8, num_layers=2, bidirectional=True, seed=0)
+    >>> y, (h, c) = lstm(np.zeros((5, 4, 3), dtype=np.float32))
+    >>> y.shape, h.shape, c.shape
+    ((5, 4, 16), (4, 4, 8), (4, 4, 8))
+    >>> lstm.weights["weight_ih_l1_reverse"].shape
+    (32, 16)
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        dropout: float = 0.0,
+        cell: CellSpec | None = None,
+        dtype: npt.DTypeLike = np.float32,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        self.input_size = _size("input_size", input_size, 0)
+        self.hidden_size = _size("hidden_size", hidden_size, 1)
+        self.num_layers = _size("num_layers", num_layers, 1)
+        self.proj_size = _size("proj_size", proj_size, 0)
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(
+                f"proj_size: expected less than hidden_size {hidden_size} (0 for no projection), got {proj_size}"
+            )
+        for name, flag in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name}: expected a bool, got {flag!r}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout: expected a probability from 0 to less than 1, got {dropout!r}")
+        if dropout > 0.0 and num_layers == 1:
+            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", UserWarning, stacklevel=2)
+        if not isinstance(cell, CellSpec | None):
+            raise TypeError(f"cell: expected a CellSpec, got {type(cell).__name__}")
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in (np.float32, np.float64):
+            raise TypeError(f"dtype: expected float32 or float64, got {self.dtype}")
+        self.bias = bias
+        self.batch_first = batch_first
+        self.bidirectional = bidirectional
+        self.dropout = float(dropout)
+        self.cell = CellSpec() if cell is None else cell
+        self._rng = np.random.default_rng(seed)
+        layout = self._layout()
+        self._store = Store(layout, layout.initial(self._rng))
+
+    def _layout(self) -> Layout:
+        return Layout(
+            self.cell,
+            self.dtype,
+            input_size=self.input_size,
+            hidden_size=self.hidden_size,
+            output_size=self._output_size,
+            num_layers=self.num_layers,
+            directions=self._directions,
+            bias=self.bias,
+        )
+
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def _output_size(self) -> int:
+        return self.proj_size or self.hidden_size
+
+    def __call__(self, x: npt.ArrayLike, state: _State = None, lengths: _Lengths = None) -> tuple[np.ndarray, State]:
+        """Run forward.
+
+        Parameters
+        ----------
+        x : (T, N, I) array, or (T, I) for one sequence
+            The input, of the layer's dtype; (N, T, I) with ``batch_first``.
+        state : State or tuple (h, c), optional
+            The initial state, (L*D, N, P) and (L*D, N, H); without N for one sequence. Zeros if there is none.
+        lengths : (N,) ints, or int for one sequence, optional
+            The valid steps of each sequence, from 0 to T; past them `y` is 0 and `x` is never read.
+
+        Returns
+        -------
+        y : (T, N, D*P) array
+            The last layer's output of every step.
+        state : State
+            The final state, shaped as the initial one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape, a length or a dtype does not fit; the message names it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> lstm = LSTM(3, 8, seed=0)
+        >>> y, state = lstm(np.ones((5, 3), dtype=np.float32))
+        >>> y.shape, state.h.shape
+        ((5, 8), (1, 8))
+        """
+        y, state, _ = self._forward(self._store.snapshot, x, state, lengths, None)
+        return y, state
+
+    def forward_train(
+        self,
+        x: npt.ArrayLike,
+        state: _State = None,
+        lengths: _Lengths = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, State, LSTMTape]:
+        """Run forward with dropout, and record what `backward` needs.
+
+        Parameters
+        ----------
+        x, state, lengths
+            As in a call.
+        rng : numpy.random.Generator, optional
+            Where the dropout comes from; the layer's own if there is none.
+
+        Returns
+        -------
+        y, state
+            As from a call: the same bits where there is no dropout.
+        tape : LSTMTape
+            The gates and states of every layer, direction and step. It refers to `x`: leave that as it is.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As in a call.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> lstm = LSTM(3, 8, num_layers=2, seed=0)
+        >>> y, state, tape = lstm.forward_train(np.ones((5, 2, 3), dtype=np.float32))
+        >>> tape.layers[1].gates.shape
+        (5, 2, 4, 8)
+        """
+        snapshot = self._store.snapshot
+        tapes: list[Tape] = []
+        y, state, masks = self._forward(snapshot, x, state, lengths, tapes, rng)
+        return y, state, LSTMTape(tuple(tapes), masks, snapshot)
+
+    def _forward(
+        self,
+        snapshot: Snapshot,
+        x: npt.ArrayLike,
+        state: _State,
+        lengths: _Lengths,
+        tapes: list[Tape] | None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[np.ndarray, State, tuple[np.ndarray | None, ...]]:
+        directions, output = self._directions, self._output_size
+        x = x if isinstance(x, np.ndarray) else np.asarray(x)
+        lengths = _lengths(lengths)
+        states = self._split_state("state", state, x)
+        masks: list[np.ndarray | None] = []
+        ends: list[tuple[np.ndarray, np.ndarray]] = []
+        for k in range(self.num_layers):
+            y = None
+            if directions == 2 and x.ndim in (2, 3):
+                # Both directions write into one array, side by side.
+                y = np.zeros((*x.shape[:-1], 2 * output), dtype=self.dtype)
+            for d in range(directions):
+                part = k * directions + d
+                half = None if y is None else y[..., d * output : (d + 1) * output]
+                out, h, c, gates, c_tape = _core.forward(
+                    snapshot.forward[part],
+                    x,
+                    states[part],
+                    lengths,
+                    d == 1,
+                    self.batch_first,
+                    tapes is not None,
+                    half,
+                )
+                ends.append((h, c))
+                if tapes is not None:
+                    tapes.append(
+                        Tape(
+                            gates=gates,
+                            c=c_tape,
+                            x=x,
+                            y=out,
+                            weights=snapshot.weights[part],
+                            state=states[part],
+                            cell=self.cell,
+                            lengths=lengths,
+                            reverse=d == 1,
+                            batch_first=self.batch_first,
+                        )
+                    )
+            y = out if y is None else y
+            if k < self.num_layers - 1:
+                mask = None
+                if tapes is not None and self.dropout > 0.0:
+                    kept = (self._rng if rng is None else rng).random(y.shape) >= self.dropout
+                    mask = kept.astype(self.dtype) / self.dtype.type(1.0 - self.dropout)
+                masks.append(mask)
+                x = y if mask is None else y * mask
+        return y, join_states(ends), tuple(masks)
+
+    def backward(
+        self,
+        tape: LSTMTape,
+        dy: npt.ArrayLike | None = None,
+        dstate: _State = None,
+        *,
+        need_dx: bool = True,
+    ) -> LSTMGradients:
+        """Run backward over what a tape has recorded, with the weights and the dropout that it ran with.
+
+        Parameters
+        ----------
+        tape : LSTMTape
+            From `forward_train`; it can be used again.
+        dy : array, optional
+            The gradient of the loss with respect to `y`, shaped as `y`. None means zeros.
+        dstate : State or tuple (h, c), optional
+            The gradient with respect to the final state. None means zeros.
+        need_dx : bool, default True
+            Without it the gradient of `x` is None, and its product is saved.
+
+        Returns
+        -------
+        LSTMGradients
+            ``x``, ``weights`` (by name) and ``state``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or a dtype does not fit, or if the tape is of another kind of layer.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> lstm = LSTM(3, 8, seed=0)
+        >>> y, state, tape = lstm.forward_train(np.ones((5, 2, 3), dtype=np.float32))
+        >>> grads = lstm.backward(tape, dy=np.ones_like(y))
+        >>> sorted(grads.weights), grads.x.shape
+        (['bias_l0', 'weight_hh_l0', 'weight_ih_l0'], (5, 2, 3))
+        """
+        directions, output, names = self._directions, self._output_size, self._store.layout.parts
+        if len(tape.layers) != len(names):
+            raise ValueError(f"tape: expected one of {len(names)} layers times directions, got {len(tape.layers)}")
+        first = tape.layers[0]
+        if dy is not None:
+            dy = dy if isinstance(dy, np.ndarray) else np.asarray(dy)
+            expected = (*first.y.shape[:-1], directions * output)
+            if dy.shape != expected:
+                raise ValueError(f"dy: expected shape {expected}, as y has, got {dy.shape}")
+        dstates = self._split_state("dstate", dstate, first.x)
+        weights: dict[str, np.ndarray] = {}
+        starts: list[tuple[np.ndarray, np.ndarray]] = [(first.y, first.y)] * len(names)
+        for k in reversed(range(self.num_layers)):
+            dx = None
+            for d in range(directions):
+                part = k * directions + d
+                record = tape.layers[part]
+                snapshot = tape._snapshot
+                packed = _core.Backward(record.cell, *record.weights) if snapshot is None else snapshot.backward(part)
+                part_dx, *part_weights, h, c = _core.backward(
+                    packed,
+                    record.x,
+                    record.state,
+                    record.lengths,
+                    record.reverse,
+                    record.batch_first,
+                    record.y,
+                    record.gates,
+                    record.c,
+                    None if dy is None else dy[..., d * output : (d + 1) * output],
+                    dstates[part],
+                    need_dx or k > 0,
+                )
+                starts[part] = (h, c)
+                weights |= {n: g for n, g in zip(names[part], part_weights, strict=True) if n is not None}
+                dx = part_dx if dx is None else np.add(dx, part_dx, out=dx)
+            mask = tape.dropout[k - 1] if k > 0 else None
+            dy = dx if mask is None else dx * mask
+        return LSTMGradients(
+            dy if need_dx else None, {n: weights[n] for n in self._store.layout.shapes}, join_states(starts)
+        )
+
+    def _split_state(self, name: str, state: _State, x: np.ndarray) -> Sequence[State | None]:
+        """A state of all layers and directions, part by part."""
+        parts = self.num_layers * self._directions
+        if state is None:
+            return [None] * parts
+        if not (isinstance(state, tuple) and len(state) == 2):
+            raise TypeError(f"{name}: expected a State or another tuple (h, c), got {type(state).__name__}")
+        batch = () if x.ndim == 2 else (x.shape[0 if self.batch_first else 1],) if x.ndim == 3 else None
+        arrays = []
+        for letter, array, width in zip("hc", state, (self._output_size, self.hidden_size), strict=True):
+            given = np.asarray(array)
+            expected = None if batch is None else (parts, *batch, width)
+            if expected is not None and given.shape != expected:
+                raise ValueError(
+                    f"{name}.{letter}: expected shape {expected} for {self.num_layers} layers "
+                    f"in {self._directions} directions, got {given.shape}"
+                )
+            arrays.append(given)
+        if batch is None:
+            # The pass says what is wrong with x.
+            return [None] * parts
+        return [State(arrays[0][k], arrays[1][k]) for k in range(parts)]
+
+    @property
+    def weights(self) -> LayerWeights:
+        """The weights by name: ``weight_ih_l0``, ``weight_hh_l0``, ``bias_l0``, ``peephole_l0``, ``weight_hr_l0``, ...
+
+        A second direction's end in ``_reverse``. The arrays are read-only; assign to a name to set one, which copies,
+        checks and packs it. To change several, or in place, use `edit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> lstm = LSTM(3, 8, seed=0)
+        >>> lstm.weights["bias_l0"] = np.zeros(32, dtype=np.float32)
+        >>> float(lstm.weights["bias_l0"].sum())
+        0.0
+        """
+        return LayerWeights(self._store)
+
+    def edit(self) -> AbstractContextManager[dict[str, np.ndarray]]:
+        """Writable weights inside, packed once at the end: for optimisers.
+
+        Returns
+        -------
+        context manager of dict of str to array
+            Copies of the weights. They become the layer's when the block ends without an exception, and not before.
+
+        Raises
+        ------
+        RuntimeError
+            At the end, if the weights were changed by others meanwhile: nothing of the edit is taken then.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> lstm = LSTM(3, 8, seed=0)
+        >>> y, state, tape = lstm.forward_train(np.ones((5, 2, 3), dtype=np.float32))
+        >>> grads = lstm.backward(tape, dy=y)
+        >>> with lstm.edit() as w:
+        ...     for name, gradient in grads.weights.items():
+        ...         w[name] -= 0.1 * gradient
+        """
+        return self._store.edit()
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of the weights, by name.
+
+        Examples
+        --------
+        >>> list(LSTM(3, 8, bias=False).state_dict())
+        ['weight_ih_l0', 'weight_hh_l0']
+        """
+        return {name: array.copy() for name, array in self._store.snapshot.arrays.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, npt.ArrayLike]) -> None:
+        """Take all weights from a dict, or none where something is wrong.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array
+            By our names; the two biases of PyTorch, ``bias_ih_*`` and ``bias_hh_*``, are added. float32 and float64 are
+            cast to the layer's dtype.
+
+        Raises
+        ------
+        KeyError
+            If names are missing or unexpected; it lists them.
+        ValueError, TypeError
+            If a shape or a dtype does not fit.
+
+        Examples
+        --------
+        >>> one, two = LSTM(3, 8, seed=1), LSTM(3, 8, seed=2)
+        >>> two.load_state_dict(one.state_dict())
+        >>> bool((one.weights["weight_hh_l0"] == two.weights["weight_hh_l0"]).all())
+        True
+        """
+        given: dict[str, Any] = {name: np.asarray(array) for name, array in state_dict.items()}
+        layout = self._store.layout
+        for names in layout.parts:
+            if names.b is not None:
+                suffix = names.b.removeprefix("bias")
+                pair = ("bias_ih" + suffix, "bias_hh" + suffix)
+                if names.b not in given and all(name in given for name in pair):
+                    input_bias, hidden_bias = (given.pop(name) for name in pair)
+                    if input_bias.shape != hidden_bias.shape:
+                        raise ValueError(f"{pair[1]}: expected shape {input_bias.shape}, as {pair[0]}, "
+                                         f"got {hidden_bias.shape}")  # fmt: skip
+                    given[names.b] = input_bias + hidden_bias
+        missing = [name for name in layout.shapes if name not in given]
+        unexpected = [name for name in given if name not in layout.shapes]
+        if missing or unexpected:
+            lists = (("missing", missing), ("unexpected", unexpected))
+            raise KeyError("state_dict: " + "; ".join(f"{what}: {', '.join(n)}" for what, n in lists if n))
+        checked = {}
+        for name, array in given.items():
+            if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+                raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
+            checked[name] = layout.check(name, array.astype(self.dtype))
+        self._store.assign(checked)
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Run step by step, the state being kept.
+
+        Parameters
+        ----------
+        batch_size : int, default 1
+            How many sequences run side by side.
+
+        Returns
+        -------
+        Stream
+            Of the weights as they are now; any number of streams share them.
+
+        Raises
+        ------
+        ValueError
+            If the layer is bidirectional: the second direction starts from the end.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> lstm = LSTM(3, 8, seed=0)
+        >>> x = np.ones((5, 3), dtype=np.float32)
+        >>> stream = lstm.stream()
+        >>> steps = [stream.step(x_t) for x_t in x]
+        >>> bool((np.stack(steps) == lstm(x)[0]).all())
+        True
+        """
+        if self.bidirectional:
+            raise ValueError("stream: a bidirectional layer starts from both ends; use one with bidirectional=False")
+        return Stream(self, _size("batch_size", batch_size, 1))
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_store"] = dict(self._store.snapshot.arrays)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        arrays = state.pop("_store")
+        self.__dict__.update(state)
+        self._store = Store(self._layout(), arrays)
+
+    def __repr__(self) -> str:
+        options = {
+            "num_layers": (self.num_layers, 1),
+            "bias": (self.bias, True),
+            "batch_first": (self.batch_first, False),
+            "bidirectional": (self.bidirectional, False),
+            "proj_size": (self.proj_size, 0),
+            "dropout": (self.dropout, 0.0),
+            "cell": (self.cell, CellSpec()),
+            "dtype": (self.dtype, np.dtype(np.float32)),
+        }
+        said = [f"{name}={value}" for name, (value, default) in options.items() if value != default]
+        return f"LSTM({', '.join([str(self.input_size), str(self.hidden_size), *said])})"
+
+
+def _size(name: str, value: int, least: int) -> int:
+    """A size as an int."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected an int, got {value!r}")
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}") from None
+    if size < least:
+        raise ValueError(f"{name}: expected at least {least}, got {size}")
+    return size
