@@ -38,7 +38,8 @@ impl LayerDims {
     pub fn new(cell: CellSpec, shapes: WeightShapes<'_>) -> Result<Self> {
         cell.check()?;
         let gates = cell.gate_rows().count;
-        let (&[rows, input_size], &[_, recurrent]) = (two("w_ih", shapes.w_ih)?, two("w_hh", shapes.w_hh)?);
+        let (&[rows, input_size], &[_, recurrent]) =
+            (two("w_ih", "(G*H, I)", shapes.w_ih)?, two("w_hh", "(G*H, P)", shapes.w_hh)?);
         if rows == 0 || rows % gates != 0 {
             return Err(Error::gate_rows(shapes.w_ih, cell.gate_names(), input_size % gates == 0 && input_size > 0));
         }
@@ -46,10 +47,10 @@ impl LayerDims {
         let output_size = match shapes.w_hr {
             None => hidden_size,
             Some(w_hr) => {
-                let &[output_size, columns] = two("w_hr", w_hr)?;
+                let &[output_size, columns] = two("w_hr", "(P, H)", w_hr)?;
                 if output_size == 0 || columns != hidden_size {
                     let expected = [recurrent.max(1), hidden_size];
-                    let why = format!("(P, H), with P at least 1, for hidden_size {hidden_size}");
+                    let why = format!("for hidden_size {hidden_size} and a projection to at least 1");
                     return Err(Error::shape("w_hr", &expected, w_hr, &why));
                 }
                 output_size
@@ -60,6 +61,9 @@ impl LayerDims {
             None => for_hidden.clone(),
             Some(_) => format!("{for_hidden}, projected to {output_size} by w_hr"),
         };
+        if shapes.w_hr.is_none() && shapes.w_hh == [rows, recurrent] && recurrent > 0 && recurrent != hidden_size {
+            return Err(Error::projection_missing(shapes.w_hh, hidden_size, &for_recurrent));
+        }
         expect("w_hh", &[rows, output_size], shapes.w_hh, &for_recurrent)?;
         if let Some(b) = shapes.b {
             expect("b", &[rows], b, &for_hidden)?;
@@ -120,9 +124,10 @@ impl Dims {
         let dims = Self { steps, batch, layer, axes: Axes { single, batch_first: batch_first && !single } };
         // The largest array of a call is the tape's gates.
         let bytes = [steps, batch, layer.gates, layer.hidden_size, size_of::<f64>()];
-        let most = bytes.iter().try_fold(1usize, |size, &n| size.checked_mul(n));
+        // NumPy counts an axis of length 0 as one of length 1.
+        let most = bytes.iter().try_fold(1usize, |size, &n| size.checked_mul(n.max(1)));
         let output = [steps, batch, layer.output_size, size_of::<f64>()];
-        let output = output.iter().try_fold(1usize, |size, &n| size.checked_mul(n));
+        let output = output.iter().try_fold(1usize, |size, &n| size.checked_mul(n.max(1)));
         match (most, output) {
             (Some(most), Some(output)) if most.max(output) <= isize::MAX as usize => Ok(dims),
             _ => Err(Error::overflow(&bytes[..4])),
@@ -169,22 +174,29 @@ impl Dims {
         expect("tape.c", &[steps, batch, hidden_size], c, why)
     }
 
+    /// Checks the shape of lengths: (N,), or () for one sequence.
+    pub fn check_lengths_shape(&self, got: &[usize]) -> Result<()> {
+        match self.axes.single {
+            true => expect("lengths", &[], got, "(an int), as x is one sequence"),
+            false => expect("lengths", &[self.batch], got, "(one length a sequence)"),
+        }
+    }
+
     /// Checks lengths: one a sequence, from 0 to T.
     pub fn check_lengths(&self, lengths: &[i64]) -> Result<()> {
         if lengths.len() != self.batch {
-            let why = "one length a sequence";
-            return expect("lengths", &[self.batch], &[lengths.len()], why);
+            return expect("lengths", &[self.batch], &[lengths.len()], "(one length a sequence)");
         }
         match lengths.iter().position(|&length| length < 0 || length as u64 > self.steps as u64) {
             None => Ok(()),
-            Some(n) => Err(Error::length(n, lengths[n], self.steps)),
+            Some(n) => Err(Error::length(Some(n).filter(|_| !self.axes.single), lengths[n], self.steps)),
         }
     }
 }
 
 /// A shape of two axes.
-fn two<'a>(name: &str, shape: &'a [usize]) -> Result<&'a [usize; 2]> {
-    shape.try_into().map_err(|_| Error::rank(name, 2, shape))
+fn two<'a>(name: &str, axes: &str, shape: &'a [usize]) -> Result<&'a [usize; 2]> {
+    shape.try_into().map_err(|_| Error::rank(name, axes, shape))
 }
 
 /// The one comparison of shapes.
@@ -213,17 +225,20 @@ mod tests {
         );
         says(
             layer(&[3, 512], &[512, 128]),
-            "w_ih: expected a multiple of 4 rows, one block for each of the gates i, f, g, o, got shape (3, 512); \
+            "w_ih: expected 4 rows or a multiple of them, one block for each of the gates i, f, g, o, got shape (3, 512); \
              transpose it?",
         );
-        says(layer(&[8], &[8, 2]), "w_ih: expected 2 axes, got shape (8,)");
+        says(layer(&[8], &[8, 2]), "w_ih: expected 2 axes, (G*H, I), got shape (8,); add the axis with w_ih[:, None]?");
         let dims = layer(&[8, 3], &[8, 2]).unwrap();
         says(
             Dims::new(dims, &[5, 3, 4], false),
             "x: expected 3 features in the last axis, as w_ih has columns, got shape (5, 3, 4); \
              move the features to the last axis?",
         );
-        says(Dims::new(dims, &[3], false), "x: expected (T, N, I) or one sequence (T, I), got shape (3,)");
+        says(
+            Dims::new(dims, &[3], false),
+            "x: expected (T, N, I) or one sequence (T, I), got shape (3,); add the axis of the features with x[:, None]?",
+        );
         let call = Dims::new(dims, &[5, 4, 3], true).unwrap();
         assert_eq!((call.steps, call.batch), (4, 5));
         says(

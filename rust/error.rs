@@ -31,8 +31,22 @@ impl Error {
     }
 
     #[cold]
-    pub(crate) fn rank(name: &str, axes: usize, got: &[usize]) -> Self {
-        value(format!("{name}: expected {axes} axes, got shape {}", Shape(got)))
+    pub(crate) fn rank(name: &str, axes: &str, got: &[usize]) -> Self {
+        let hint = match got {
+            [_] => format!("; add the axis with {name}[:, None]?"),
+            [1, _, _] => format!("; drop the first axis with {name}[0]?"),
+            _ => String::new(),
+        };
+        value(format!("{name}: expected 2 axes, {axes}, got shape {}{hint}", Shape(got)))
+    }
+
+    #[cold]
+    pub(crate) fn projection_missing(w_hh: &[usize], hidden_size: usize, why: &str) -> Self {
+        let (expected, projection) = (Shape(&[w_hh[0], hidden_size]), Shape(&[w_hh[1], hidden_size]));
+        value(format!(
+            "w_hh: expected shape {expected} {why}, got {}; give a projection w_hr of shape {projection}?",
+            Shape(w_hh)
+        ))
     }
 
     #[cold]
@@ -46,7 +60,7 @@ impl Error {
         let count = gates.split(' ').count();
         let hint = if transposed { "; transpose it?" } else { "" };
         value(format!(
-            "w_ih: expected a multiple of {count} rows, one block for each of the gates {gates}, got shape {}{hint}",
+            "w_ih: expected {count} rows or a multiple of them, one block for each of the gates {gates}, got shape {}{hint}",
             Shape(got)
         ))
     }
@@ -71,7 +85,12 @@ impl Error {
     #[cold]
     pub(crate) fn input_rank(got: &[usize], batch_first: bool) -> Self {
         let batch = if batch_first { "(N, T, I)" } else { "(T, N, I)" };
-        value(format!("x: expected {batch} or one sequence (T, I), got shape {}", Shape(got)))
+        let hint = match got {
+            [_] => "; add the axis of the features with x[:, None]?",
+            [1, _, _, _] => "; drop the first axis with x[0]?",
+            _ => "",
+        };
+        value(format!("x: expected {batch} or one sequence (T, I), got shape {}{hint}", Shape(got)))
     }
 
     #[cold]
@@ -89,8 +108,9 @@ impl Error {
     }
 
     #[cold]
-    pub(crate) fn length(n: usize, got: i64, steps: usize) -> Self {
-        value(format!("lengths[{n}]: expected 0 to {steps} (the steps of x), got {got}"))
+    pub(crate) fn length(n: Option<usize>, got: i64, steps: usize) -> Self {
+        let place = n.map_or_else(String::new, |n| format!("[{n}]"));
+        value(format!("lengths{place}: expected 0 to {steps} (the steps of x), got {got}"))
     }
 
     #[cold]
@@ -106,14 +126,13 @@ impl Error {
 
 /// The likely mend of a shape.
 fn mend(expected: &[usize], got: &[usize]) -> &'static str {
-    if expected.len() != got.len() {
-        return match (expected.len(), got.len()) {
-            (more, less) if more == less + 1 && expected[1..] == *got => "; add an axis for the batch with [None]?",
-            (less, more) if more == less + 1 && got[1..] == *expected => "; take one of them with [0]?",
-            _ => "",
-        };
-    }
     match (expected, got) {
+        ([1, rest @ ..], got) if rest == got => "; add the first axis with [None]?",
+        ([first, 1, rest @ ..], [other, others @ ..]) if first == other && rest == others => {
+            "; add the second axis with [:, None]?"
+        }
+        (expected, [1, rest @ ..]) if rest == expected => "; drop the first axis with [0]?",
+        (expected, [_, rest @ ..]) if rest == expected => "; take one of them with [0]?",
         ([a, b], [c, d]) if (a, b) == (d, c) => "; transpose it?",
         ([a, b, rest], [c, d, other]) if (a, b, rest) == (d, c, other) => "; swap the first two axes?",
         _ => "",

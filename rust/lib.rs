@@ -29,3 +29,7 @@ pub mod simd;
 
 #[cfg(feature = "python")]
 mod python;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod testing;

@@ -16,7 +16,7 @@ use numpy::npyffi::{PY_ARRAY_API, npy_intp};
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyTuple, PyType};
 
 use crate::cell::{Activation, CellSpec};
 use crate::dims::{Dims, LayerDims};
@@ -93,6 +93,9 @@ fn borrow<'py, T: Number>(
         return Ok(array.clone());
     }
     let numpy = object.py().import("numpy")?;
+    if object.is_none() {
+        return Err(PyTypeError::new_err(format!("{name}: expected an array of {}{like}, got None", T::NAME)));
+    }
     let array = as_array(name, object)?;
     let dtype = array.getattr("dtype")?;
     if dtype_name(&dtype)? != T::NAME {
@@ -125,6 +128,15 @@ fn wrong_dtype(name: &str, object: &Bound<'_, PyAny>, dtype: &Bound<'_, PyAny>, 
         format!("np.asarray({name}, dtype=np.{expected})")
     };
     PyTypeError::new_err(format!("{name}: expected {expected}{like}, got {got}; cast it with {cast}"))
+}
+
+/// True or False, whether of Python or of NumPy: what else is true is more often a mistake than meant.
+fn flag(name: &str, object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    object.extract().or_else(|_| {
+        let (got, kind) = (object.repr()?, object.get_type().name()?);
+        let what = format!("{name}: expected True or False, got {got} of type {kind}; cast it with bool()");
+        Err(PyTypeError::new_err(what))
+    })
 }
 
 /// `None`, or the array.
@@ -180,9 +192,12 @@ impl<'py, T: Number> State<'py, T> {
         };
         let pair = match object.cast::<PyTuple>() {
             Ok(tuple) if tuple.len() == 2 => tuple,
-            _ => {
-                let got = object.get_type().name()?;
-                let what = format!("{name}: expected a State or another tuple (h, c), got {got}");
+            other => {
+                let got = match other {
+                    Ok(tuple) => format!("a tuple of {}", tuple.len()),
+                    Err(_) => object.get_type().name()?.to_string(),
+                };
+                let what = format!("{name}: expected a State or another tuple (h, c), got {got}; write (h, c)");
                 return Err(PyTypeError::new_err(what));
             }
         };
@@ -212,17 +227,9 @@ fn lengths(object: Option<&Bound<'_, PyAny>>, dims: &Dims) -> PyResult<Option<Ve
     let Some(object) = object else {
         return Ok(None);
     };
-    let array = object.cast::<PyArrayDyn<i64>>()?;
-    match (array.ndim(), dims.axes.single) {
-        (0, true) | (1, false) => {}
-        (_, true) => {
-            return Err(PyValueError::new_err("lengths: expected an int, as x is one sequence"));
-        }
-        (_, false) => {
-            let what = format!("lengths: expected shape ({},), one length a sequence", dims.batch);
-            return Err(PyValueError::new_err(what));
-        }
-    }
+    let wrong = |_| PyTypeError::new_err("lengths: expected an array of int64; cast it with lengths.astype(np.int64)");
+    let array = object.cast::<PyArrayDyn<i64>>().map_err(wrong)?;
+    dims.check_lengths_shape(array.shape())?;
     let lengths: Vec<i64> = array.to_owned_array().into_iter().collect();
     dims.check_lengths(&lengths)?;
     Ok(Some(lengths))
@@ -331,18 +338,31 @@ impl<'a, 'py> FromPyObject<'a, 'py> for CellSpec {
     type Error = PyErr;
 
     fn extract(cell: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if cell.is_instance_of::<PyType>() {
+            return Err(PyTypeError::new_err("cell: expected a CellSpec, got a class; call it, as in CellSpec()"));
+        }
         let read = |name: &str| {
             cell.getattr(name).map_err(|_| {
                 let got = cell.get_type().name().map_or_else(|_| "something else".into(), |name| name.to_string());
                 PyTypeError::new_err(format!("cell: expected a CellSpec, got {got}"))
             })
         };
-        let flag = |name: &str| -> PyResult<bool> { read(name)?.extract() };
-        let activation = |name: &str| match read(name)?.extract::<String>()?.as_str() {
+        let flag = |name: &str| flag(&format!("cell.{name}"), &read(name)?);
+        let text = |name: &str| -> PyResult<String> {
+            let wrong = |_| PyTypeError::new_err(format!("cell.{name}: expected a str"));
+            read(name)?.extract().map_err(wrong)
+        };
+        let activation = |name: &str| match text(name)?.as_str() {
             "tanh" => Ok(Activation::Tanh),
             "identity" => Ok(Activation::Identity),
-            other => Err(PyValueError::new_err(format!("cell: no {name} '{other}'"))),
+            other => {
+                let what = format!("cell.{name}: expected 'tanh' or 'identity', got '{other}'");
+                Err(PyValueError::new_err(what))
+            }
         };
+        if text("gate_activation")? != "sigmoid" {
+            return Err(PyValueError::new_err("cell.gate_activation: expected 'sigmoid'"));
+        }
         Ok(Self {
             input_gate: flag("input_gate")?,
             forget_gate: flag("forget_gate")?,
@@ -418,6 +438,9 @@ impl<'py, T: Number> Weights<'py, T> {
 
 /// The dtype that the weights decide on.
 fn decides<'py>(w_ih: &Bound<'py, PyAny>) -> PyResult<bool> {
+    if w_ih.is_none() {
+        return Err(PyTypeError::new_err("w_ih: expected an array of float32 or float64, got None"));
+    }
     let array = as_array("w_ih", w_ih)?;
     let dtype = array.getattr("dtype")?;
     match dtype_name(&dtype)?.as_str() {
@@ -487,11 +510,12 @@ fn forward<'py>(
     x: &Bound<'py, PyAny>,
     state: Option<&Bound<'py, PyAny>>,
     lengths: Option<&Bound<'py, PyAny>>,
-    reverse: bool,
-    batch_first: bool,
+    reverse: &Bound<'py, PyAny>,
+    batch_first: &Bound<'py, PyAny>,
     tape: bool,
     out: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
+    let (reverse, batch_first) = (flag("reverse", reverse)?, flag("batch_first", batch_first)?);
     let call = ForwardCall { x, state, lengths, reverse, batch_first, tape, out };
     match &weights.0 {
         Either::F32(weights) => call.run(py, weights),
@@ -567,15 +591,17 @@ fn backward<'py>(
     x: &Bound<'py, PyAny>,
     state: Option<&Bound<'py, PyAny>>,
     lengths: Option<&Bound<'py, PyAny>>,
-    reverse: bool,
-    batch_first: bool,
+    reverse: &Bound<'py, PyAny>,
+    batch_first: &Bound<'py, PyAny>,
     y: &Bound<'py, PyAny>,
     gates: &Bound<'py, PyAny>,
     c: &Bound<'py, PyAny>,
     dy: Option<&Bound<'py, PyAny>>,
     dstate: Option<&Bound<'py, PyAny>>,
-    need_dx: bool,
+    need_dx: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyTuple>> {
+    let (reverse, batch_first) = (flag("tape.reverse", reverse)?, flag("tape.batch_first", batch_first)?);
+    let need_dx = flag("need_dx", need_dx)?;
     let call = BackwardCall { x, state, lengths, reverse, batch_first, y, gates, c, dy, dstate, need_dx };
     match &weights.0 {
         Either::F32(weights) => call.run(py, weights),

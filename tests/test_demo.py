@@ -104,6 +104,18 @@ def test_errors_compare_the_same_years():
     assert demo.held_out_errors(years, numbers, forecast).network == pytest.approx(30**0.5)
 
 
+def test_the_first_years_of_a_window_do_not_count(series):
+    net = demo.Forecaster.new(3, seed=0)  # untrained: it says 0
+    x, target = (array[:, :5].copy() for array in demo.windows(series))
+    loss, gradients = net.loss_and_gradients(x, target)
+    assert loss == pytest.approx(np.mean(np.square(target[demo.WARM_UP :])), rel=1e-6)
+    target[: demo.WARM_UP] = np.nan
+    again, gradients_again = net.loss_and_gradients(x, target)
+    assert again == loss
+    for name, gradient in gradients.items():
+        np.testing.assert_array_equal(gradient, gradients_again[name])
+
+
 def test_gradients_are_those_of_the_loss(series):
     """Differences of the loss agree with the gradients, along a random direction of all weights together."""
     net = demo.Forecaster.new(5, seed=1, in_numpy=True)

@@ -21,6 +21,15 @@ def at_least(low: int) -> Callable[[str], int]:
     return integer
 
 
+def shape(text: str) -> tuple[int, int, int, int]:
+    """Read four sizes, ``T,N,I,H``."""
+    sizes = text.split(",")
+    if len(sizes) != 4:
+        raise argparse.ArgumentTypeError(f"expected four sizes T,N,I,H, got {text}")
+    steps, batch, input_size, hidden_size = map(at_least(1), sizes)
+    return steps, batch, input_size, hidden_size
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Describe the commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m lstm_rs", description=f"lstm_rs {lstm_rs.__version__}")
@@ -33,6 +42,11 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--epochs", type=at_least(1), default=8, help="times that training sees every window")
     demo.add_argument("--out", default="sunspots.png", metavar="FILE", help="where the picture goes")
     demo.add_argument("--no-plot", action="store_true", help="no picture")
+
+    what = "time a pass beside PyTorch, where that is installed, on one thread"
+    bench = commands.add_parser("bench", help=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    bench.add_argument("shapes", nargs="*", type=shape, metavar="T,N,I,H", help="shapes; eleven of all kinds if none")
+    bench.add_argument("--seconds", type=float, default=2.0, help="for each shape and mode")
 
     what = "show the version, the CPU, its instruction sets and the threads in use"
     commands.add_parser("info", help=what)
@@ -48,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         out = None if args.no_plot else args.out
         return demo.run(seed=args.seed, units=args.units, epochs=args.epochs, out=out)
+    if args.command == "bench":
+        from lstm_rs import bench
+
+        return bench.run(args.shapes or bench.SHAPES, args.seconds)
     if args.command == "info":
         lstm_rs.show_config()
     else:

@@ -7,9 +7,21 @@ import numpy.typing as npt
 
 from lstm_rs.cell import CellSpec
 
-# Names as of this stub alone: the module has neither.
+# Names of this stub alone: the module does not have them.
 _State: TypeAlias = tuple[npt.ArrayLike, npt.ArrayLike] | None
 _Lengths: TypeAlias = np.ndarray[Any, np.dtype[np.int64]] | None
+
+__all__ = [
+    "Backward",
+    "Forward",
+    "__version__",
+    "available_isas",
+    "backward",
+    "check_cell",
+    "forward",
+    "isa",
+    "set_isa",
+]
 
 __version__: str
 

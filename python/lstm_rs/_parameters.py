@@ -88,7 +88,8 @@ class Layout:
         if name not in self.shapes:
             raise KeyError(f"no weight {name!r}: there are {', '.join(self.shapes)}")
         given, shape = np.asarray(array), self.shapes[name]
-        if given.dtype != self.dtype:
+        # In whatever byte order.
+        if given.dtype.newbyteorder("=") != self.dtype:
             raise TypeError(
                 f"{name}: expected {self.dtype}, as the layer is, got {given.dtype}; "
                 f"cast it with .astype(np.{self.dtype})"
@@ -96,7 +97,6 @@ class Layout:
         if given.shape != shape:
             hint = "; transpose it?" if given.shape == shape[::-1] else ""
             raise ValueError(f"{name}: expected shape {shape}, got {given.shape}{hint}")
-        # In this machine's byte order.
         return given.astype(self.dtype, copy=False)
 
 
@@ -154,7 +154,8 @@ class Store:
         before = self.snapshot
         arrays = _Edit(before)
         yield arrays
-        after = Snapshot(self.layout, arrays)
+        # Checked again: whoever holds an array can also reshape it in place.
+        after = Snapshot(self.layout, {name: self.layout.check(name, array) for name, array in arrays.items()})
         with self._swap:
             if self.snapshot is not before:
                 raise RuntimeError("edit: the weights were changed by others meanwhile; edit them again")

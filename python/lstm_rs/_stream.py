@@ -62,6 +62,7 @@ class Stream:
             if self._batch_size == 1:
                 shapes += f" or ({layer.input_size},)"
             raise ValueError(f"x_t: expected shape {shapes}, got {x_t.shape}")
+        _check_dtype("x_t", x_t, layer.dtype)
         leading = (None, None) if one else (None,)
         y = x_t[leading]
         if out is not None:
@@ -81,22 +82,19 @@ class Stream:
     @property
     def state(self) -> State:
         """The state now: h (L, N, P) and c (L, N, H), as copies. Assign a State, or a tuple (h, c), to set it."""
-        return join_states(self._states)
+        return State(*(np.stack(arrays) for arrays in zip(*self._states, strict=True)))
 
     @state.setter
     def state(self, state: State | tuple[npt.ArrayLike, npt.ArrayLike]) -> None:
+        if state is None:
+            raise TypeError("state: expected a State or another tuple (h, c), got None; start again with reset()")
         layer = self._layer
         like = np.empty((1, self._batch_size, layer.input_size), dtype=layer.dtype)
         swap = like.transpose(1, 0, 2) if layer.batch_first else like
-        parts = layer._split_state("state", state, swap)
-        for part in parts:
-            for name, array in zip("hc", part or (), strict=False):
-                if array.dtype != layer.dtype:
-                    raise TypeError(
-                        f"state.{name}: expected {layer.dtype}, as the layer is, got {array.dtype}; "
-                        f"cast it with .astype(np.{layer.dtype})"
-                    )
-        self._states = [tuple(array.copy() for array in part or ()) for part in parts]
+        parts = [part for part in layer._split_state("state", state, swap) if part is not None]
+        for letter, array in zip("hc", parts[0], strict=True):
+            _check_dtype(f"state.{letter}", array, layer.dtype)
+        self._states = [(h.astype(layer.dtype), c.astype(layer.dtype)) for h, c in parts]
 
     def reset(self) -> None:
         """Start again from a state of zeros, on the layer's newest weights."""
@@ -109,6 +107,14 @@ class Stream:
             )
             for _ in range(layer.num_layers)
         ]
+
+
+def _check_dtype(name: str, array: np.ndarray, dtype: np.dtype[Any]) -> None:
+    """Refuse another dtype; the byte order does not matter."""
+    if array.dtype != dtype and array.dtype.newbyteorder("=") != dtype:
+        raise TypeError(
+            f"{name}: expected {dtype}, as the layer is, got {array.dtype}; cast it with .astype(np.{dtype})"
+        )
 
 
 def join_states(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> State:

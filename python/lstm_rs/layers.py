@@ -33,9 +33,17 @@ class LSTMTape:
         One for each layer and direction, in the order of the state's first axis: layer 0, its reverse, layer 1, ...
     dropout : tuple of array or None
         What the output of each layer but the last was multiplied by: 0, or ``1 / (1 - dropout)``. None without dropout.
+
+    Notes
+    -----
+    It is read-only, and it pickles.
     """
 
     __slots__ = ("_snapshot", "dropout", "layers")
+
+    layers: tuple[Tape, ...]
+    dropout: tuple[np.ndarray | None, ...]
+    _snapshot: Snapshot | None
 
     def __init__(
         self,
@@ -43,9 +51,17 @@ class LSTMTape:
         dropout: tuple[np.ndarray | None, ...],
         snapshot: Snapshot | None = None,
     ) -> None:
-        self.layers = layers
-        self.dropout = dropout
-        self._snapshot = snapshot
+        for name, value in (("layers", layers), ("dropout", dropout), ("_snapshot", snapshot)):
+            object.__setattr__(self, name, value)
+        for mask in dropout:
+            if mask is not None:
+                mask.flags.writeable = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"LSTMTape.{name} is read-only")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"LSTMTape.{name} is read-only")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LSTMTape, (self.layers, self.dropout)
@@ -158,15 +174,15 @@ class LSTM:
         for name, flag in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
             if not isinstance(flag, bool):
                 raise TypeError(f"{name}: expected a bool, got {flag!r}")
+        if isinstance(dropout, bool) or not isinstance(dropout, float | int | np.floating):
+            raise TypeError(f"dropout: expected a float, got {dropout!r}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout: expected a probability from 0 to less than 1, got {dropout!r}")
         if dropout > 0.0 and num_layers == 1:
             warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", UserWarning, stacklevel=2)
         if not isinstance(cell, CellSpec | None):
             raise TypeError(f"cell: expected a CellSpec, got {type(cell).__name__}")
-        self.dtype = np.dtype(dtype)
-        if self.dtype not in (np.float32, np.float64):
-            raise TypeError(f"dtype: expected float32 or float64, got {self.dtype}")
+        self.dtype = _float_dtype(dtype)
         self.bias = bias
         self.batch_first = batch_first
         self.bidirectional = bidirectional
@@ -252,7 +268,8 @@ class LSTM:
         y, state
             As from a call: the same bits where there is no dropout.
         tape : LSTMTape
-            The gates and states of every layer, direction and step. It refers to `x`: leave that as it is.
+            The gates and states of every layer, direction and step. Keep `x`, `y` and the initial state as they are
+            until `backward`: the tape refers to them.
 
         Raises
         ------
@@ -267,6 +284,10 @@ class LSTM:
         >>> tape.layers[1].gates.shape
         (5, 2, 4, 8)
         """
+        if rng is not None and not isinstance(rng, np.random.Generator):
+            raise TypeError(
+                f"rng: expected a numpy.random.Generator, got {type(rng).__name__}; make one with np.random.default_rng"
+            )
         snapshot = self._store.snapshot
         tapes: list[Tape] = []
         y, state, masks = self._forward(snapshot, x, state, lengths, tapes, rng)
@@ -372,8 +393,7 @@ class LSTM:
         (['bias_l0', 'weight_hh_l0', 'weight_ih_l0'], (5, 2, 3))
         """
         directions, output, names = self._directions, self._output_size, self._store.layout.parts
-        if len(tape.layers) != len(names):
-            raise ValueError(f"tape: expected one of {len(names)} layers times directions, got {len(tape.layers)}")
+        self._check_tape(tape)
         first = tape.layers[0]
         if dy is not None:
             dy = dy if isinstance(dy, np.ndarray) else np.asarray(dy)
@@ -413,6 +433,21 @@ class LSTM:
             dy if need_dx else None, {n: weights[n] for n in self._store.layout.shapes}, join_states(starts)
         )
 
+    def _check_tape(self, tape: LSTMTape) -> None:
+        """Refuse the tape of another kind of layer, whose gradients would be those of other weights."""
+        if not isinstance(tape, LSTMTape):
+            raise TypeError(f"tape: expected the LSTMTape of forward_train, got {type(tape).__name__}")
+        layout = self._store.layout
+        if tape._snapshot is not None and tape._snapshot.layout is layout:
+            return
+        ways = [(record.cell, record.reverse, record.batch_first) for record in tape.layers]
+        shapes = [tuple(None if w is None else w.shape for w in record.weights) for record in tape.layers]
+        reverse = [k % self._directions == 1 for k in range(len(layout.parts))]
+        if ways != [(self.cell, way, self.batch_first) for way in reverse] or shapes != [
+            tuple(None if name is None else layout.shapes[name] for name in names) for names in layout.parts
+        ]:
+            raise ValueError(f"tape: expected one of {self!r}, got one of a layer of another kind: {tape!r}")
+
     def _split_state(self, name: str, state: _State, x: np.ndarray) -> Sequence[State | None]:
         """A state of all layers and directions, part by part."""
         parts = self.num_layers * self._directions
@@ -427,8 +462,8 @@ class LSTM:
             expected = None if batch is None else (parts, *batch, width)
             if expected is not None and given.shape != expected:
                 raise ValueError(
-                    f"{name}.{letter}: expected shape {expected} for {self.num_layers} layers "
-                    f"in {self._directions} directions, got {given.shape}"
+                    f"{name}.{letter}: expected shape {expected} for num_layers {self.num_layers} "
+                    f"and bidirectional {self.bidirectional}, got {given.shape}"
                 )
             arrays.append(given)
         if batch is None:
@@ -511,6 +546,8 @@ class LSTM:
         >>> bool((one.weights["weight_hh_l0"] == two.weights["weight_hh_l0"]).all())
         True
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: expected a mapping of names to arrays, got {type(state_dict).__name__}")
         given: dict[str, Any] = {name: np.asarray(array) for name, array in state_dict.items()}
         layout = self._store.layout
         for names in layout.parts:
@@ -522,18 +559,16 @@ class LSTM:
                     if input_bias.shape != hidden_bias.shape:
                         raise ValueError(f"{pair[1]}: expected shape {input_bias.shape}, as {pair[0]}, "
                                          f"got {hidden_bias.shape}")  # fmt: skip
-                    given[names.b] = input_bias + hidden_bias
+                    # Added before they are cast: a float64 layer then loses nothing of float32 biases.
+                    given[names.b] = _floats(pair[0], input_bias) + _floats(pair[1], hidden_bias)
         missing = [name for name in layout.shapes if name not in given]
         unexpected = [name for name in given if name not in layout.shapes]
         if missing or unexpected:
             lists = (("missing", missing), ("unexpected", unexpected))
-            raise KeyError("state_dict: " + "; ".join(f"{what}: {', '.join(n)}" for what, n in lists if n))
-        checked = {}
-        for name, array in given.items():
-            if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
-                raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
-            checked[name] = layout.check(name, array.astype(self.dtype))
-        self._store.assign(checked)
+            raise KeyError("state_dict: " + "; ".join(f"{what}: {', '.join(map(str, n))}" for what, n in lists if n))
+        self._store.assign(
+            {name: layout.check(name, _floats(name, array).astype(self.dtype)) for name, array in given.items()}
+        )
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Run step by step, the state being kept.
@@ -590,6 +625,24 @@ class LSTM:
         }
         said = [f"{name}={value}" for name, (value, default) in options.items() if value != default]
         return f"LSTM({', '.join([str(self.input_size), str(self.hidden_size), *said])})"
+
+
+def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """float32 or float64, and not None, which NumPy takes for float64."""
+    try:
+        known = None if dtype is None else np.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or known not in (np.float32, np.float64):
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
+    return known
+
+
+def _floats(name: str, array: np.ndarray) -> np.ndarray:
+    """An array of float32 or float64 as float64."""
+    if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
+        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
+    return array.astype(np.float64)
 
 
 def _size(name: str, value: int, least: int) -> int:

@@ -141,6 +141,10 @@ pub(crate) fn product<'a, S: Lanes<T>, T: Element>(
     start: Start<'_, T>,
     out: &mut [T],
 ) {
+    if rows == 1 {
+        // A step of one sequence is short enough for the list below to count.
+        return multiply(simd, Left::Rows(&[left(0)]), 1, panel, start, out);
+    }
     let mut block: [&[T]; BLOCK_ROWS] = [&[]; BLOCK_ROWS];
     for first in (0..rows).step_by(BLOCK_ROWS) {
         let count = BLOCK_ROWS.min(rows - first);

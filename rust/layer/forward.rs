@@ -86,7 +86,7 @@ impl<T: Element> Job<T> for &mut Pass<'_, T> {
         let row = w_ih.vectors() * S::LANES;
         let batch = self.dims.batch;
         let steps = self.schedule.steps();
-        let chunk = steps_per_chunk::<T>(batch * row).min(steps);
+        let chunk = steps_per_chunk::<T>(batch * row).min(steps.max(1));
         let mut z = Aligned::try_zeroed(chunk * batch * row)?;
         let mut cells = try_vec(chunk * batch, (0, 0))?;
         let hidden_rows = if w_hr.is_some() { batch * self.dims.layer.hidden_size } else { 0 };

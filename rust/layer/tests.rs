@@ -1,1 +1,9 @@
+//! The passes, on every instruction set, from four sides: near the reference, the same bits where that is promised, what
+//! must not happen, and a digest that is the same on every machine.
 
+mod accuracy;
+mod bits;
+mod cases;
+mod digest;
+mod edges;
+mod errors;

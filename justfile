@@ -1,0 +1,153 @@
+# The habits of this repository. `pip install rust-just` brings `just`.
+#
+# `just check` runs anywhere, without root. It installs the package into the Python environment that is active, so make
+# one first. `just ci` takes Linux, and adds torch, other Pythons and NumPys, AddressSanitizer and NEON. What a part
+# cannot do on this machine it says in a line that starts with NOT RUN.
+
+python := env("PYTHON", "python")
+
+# what there is
+default:
+    @just --list --unsorted
+
+# all that any machine can check
+check: rust package lint stubtest pytest
+
+# check, with torch, and all that takes Linux
+ci: torch check wheel pythons numpy-1 asan neon
+
+# ----------------------------------------------------------------------------------------------------------------- Rust
+
+# the crate alone, without Python
+rust: fmt clippy test rustdoc
+
+# formatting
+fmt:
+    cargo fmt --check
+
+# clippy, with the Python binding and without; never --all-features, which does not link in tests
+clippy:
+    cargo clippy --all-targets -- -D warnings
+    cargo clippy --all-targets --features python -- -D warnings
+
+# the Rust tests, on every instruction set of this CPU
+test:
+    cargo test
+
+# the crate's documentation: no dead link
+rustdoc:
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+        cargo doc --no-deps --document-private-items
+
+# --------------------------------------------------------------------------------------------------------------- Python
+
+# the package and its tools, into the active environment
+package:
+    {{ python }} -m pip install ".[dev]"
+
+# ruff and mypy --strict
+lint:
+    {{ python }} -m ruff check .
+    {{ python }} -m ruff format --check .
+    {{ python }} -m mypy
+
+# the stub against the compiled module
+stubtest:
+    {{ python }} -m mypy.stubtest lstm_rs._core
+
+# the Python tests, doctests among them, against the installed package
+pytest:
+    {{ python }} -m pytest
+
+# mends what can be mended without thought
+fix:
+    cargo fmt
+    {{ python }} -m ruff check --fix .
+    {{ python }} -m ruff format .
+
+# ---------------------------------------------------------------------------------------------------------------- Linux
+
+# PyTorch, which the tests compare with where it is installed
+torch:
+    {{ python }} -m pip install --quiet torch
+    {{ python }} -c "import torch; print('torch', torch.__version__)"
+
+# the wheel as users get it, in dist/: its link-time optimisation is read off the compiler's line
+wheel:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    rm -rf dist
+    mkdir dist
+    # With a library for Rust beside the one for Python, cargo drops `lto` without a word.
+    cargo clean --quiet --release --package lstm-rs
+    MATURIN_PEP517_ARGS=--verbose {{ python }} -m pip wheel --verbose --no-deps --wheel-dir dist . >dist/build.log 2>&1 ||
+        { cat dist/build.log; exit 1; }
+    line=$(grep -e '--crate-name lstm_rs .*--crate-type cdylib' dist/build.log) ||
+        { echo "wheel: no compiler's line for a cdylib in dist/build.log"; exit 1; }
+    grep -o -e ' -C lto=fat' <<<"$line" || { echo "wheel: built without link-time optimisation: $line"; exit 1; }
+    ls dist/lstm_rs-*-cp310-abi3-*.whl
+
+# the same wheel on each Python found, in an environment of its own: the docstrings' examples, and what it says of itself
+pythons:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for minor in 10 11 12 13; do
+        {{ just_executable() }} _venv "$minor" numpy python -m pytest -q tests/test_doctests.py
+    done
+
+# the oldest NumPy: all tests
+numpy-1:
+    @{{ just_executable() }} _venv 10 'numpy==1.26.*' python -m pytest -q
+
+# runs a command in a fresh environment of Python 3.`minor` with the wheel, one NumPy, and what the tests need
+_venv minor numpy *command:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for python in python3.{{ minor }} "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.{{ minor }}.*/bin/python none; do
+        "$python" -c '' 2>/dev/null && break
+    done
+    if [ "$python" = none ]; then
+        echo "NOT RUN: {{ command }} on Python 3.{{ minor }}: it is not installed"
+        exit
+    fi
+    venv=$(mktemp -d)
+    trap 'rm -rf "$venv"' EXIT
+    "$python" -m venv "$venv"
+    . "$venv/bin/activate"
+    pip install --quiet "$(echo dist/*.whl)[test]" '{{ numpy }}'
+    python -m lstm_rs info
+    {{ command }}
+
+# AddressSanitizer over the Rust tests, on every instruction set of this CPU
+asan:
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+        cargo test --lib --target {{ arch() }}-unknown-linux-gnu --target-dir target/asan
+
+# the Rust tests on NEON: natively, or under qemu with a std for Arm (rustup's, or Debian's rustc-web)
+neon:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [ {{ arch() }} = aarch64 ]; then
+        exec cargo test
+    fi
+    target=aarch64-unknown-linux-gnu
+    has_std() { compgen -G "$("$1" --print target-libdir --target $target)/libcore-*.rlib"; }
+    not_run() { echo "NOT RUN: NEON under qemu: $1 is not installed" && exit; }
+    if has_std rustc; then
+        export RUSTC=rustc
+    elif has_std /usr/bin/rustc; then
+        export RUSTC=/usr/bin/rustc
+    else
+        not_run "Rust's std for $target"
+    fi
+    command -v aarch64-linux-gnu-gcc || not_run aarch64-linux-gnu-gcc
+    command -v qemu-aarch64 || not_run qemu-aarch64
+    "$RUSTC" --version
+    qemu-aarch64 --version | head -1
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+    cargo test --lib --target $target --target-dir target/aarch64
+
+# sigmoid and tanh over all float32 values: prints the worst error in units in the last place; a minute
+exhaustive:
+    LSTM_RS_EXHAUSTIVE=1 cargo test --release exhaustive -- --nocapture

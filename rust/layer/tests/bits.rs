@@ -1,0 +1,247 @@
+//! The same bits, wherever they are promised.
+
+use std::ops::Range;
+
+use ndarray::{Array3, Axis, concatenate, s};
+
+use super::cases::{
+    Backwarded, Case, Data, Forwarded, Layout, assert_same, backward, both, fill_past_the_ends, forward, try_forward,
+};
+use crate::cell::tests::all;
+use crate::simd::InstructionSet;
+use crate::testing::{Real, Rng, on_every_isa};
+
+on_every_isa! {
+    bits_are_those_of_scalar,
+    a_sequence_alone_is_the_same_as_in_a_batch,
+    pieces_are_the_whole,
+    a_tape_changes_nothing,
+    layout_changes_nothing,
+    padding_changes_nothing,
+    what_is_absent_is_zeros,
+}
+
+/// A few calls with each cell, and those with many chunks of time.
+fn cases(seed: u64, each: usize) -> Vec<Case> {
+    let mut rng = Rng::new(seed);
+    let mut cases = Vec::new();
+    for cell in all() {
+        cases.extend((0..each).map(|_| Case::draw(&mut rng, cell)));
+    }
+    cases.extend(Case::many_chunks());
+    cases
+}
+
+/// The same for both types.
+macro_rules! for_both_types {
+    ($test:ident($isa:expr, $case:expr)) => {
+        $test::<f32>($isa, $case);
+        $test::<f64>($isa, $case);
+    };
+}
+
+#[track_caller]
+fn assert_all_same<T: Real>(
+    case: &Case,
+    (tape, gradients): &(Forwarded<T>, Backwarded<T>),
+    (other_tape, others): &(Forwarded<T>, Backwarded<T>),
+) {
+    assert_same(case, tape.named(), other_tape.named());
+    assert_same(case, gradients.named(), others.named());
+}
+
+fn bits_are_those_of_scalar(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet, case: &Case) {
+        let data = Data::<T>::new(case);
+        assert_all_same(case, &both(isa, case, &data), &both(InstructionSet::Scalar, case, &data));
+    }
+    for case in cases(11, 5) {
+        for_both_types!(check(isa, &case));
+    }
+}
+
+fn a_sequence_alone_is_the_same_as_in_a_batch(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet, case: &Case) {
+        let data = Data::<T>::new(case);
+        let (tape, gradients) = both(isa, case, &data);
+        // All of a small batch; the ends and some between of a large one. And a part of it.
+        let mut parts: Vec<Range<usize>> = (0..case.batch).step_by(case.batch.div_ceil(13)).map(|n| n..n + 1).collect();
+        parts.push(case.batch / 3..case.batch);
+        for part in parts {
+            let (alone, its) = data.sequences(case, part.clone());
+            let (its_tape, its_gradients) = both(isa, &alone, &its);
+            let cut = |axis: usize| {
+                move |(name, array): (&'static str, ndarray::ArrayViewD<'_, T>)| {
+                    let axis = if array.ndim() == 2 { 0 } else { axis };
+                    (name, array.slice_axis(Axis(axis), part.clone().into()).to_owned())
+                }
+            };
+            let of_whole: Vec<_> = tape.named().into_iter().map(cut(1)).collect();
+            assert_same(&alone, its_tape.named(), of_whole.iter().map(|(name, a)| (*name, a.view())).collect());
+            let of_whole: Vec<_> = gradients.of_sequences().into_iter().map(cut(1)).collect();
+            assert_same(&alone, its_gradients.of_sequences(), of_whole.iter().map(|(name, a)| (*name, a.view())).collect());
+        }
+    }
+    for case in cases(12, 2) {
+        for_both_types!(check(isa, &case));
+    }
+}
+
+fn pieces_are_the_whole(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet, case: &Case) {
+        let data = Data::<T>::new(case);
+        let (tape, gradients) = both(isa, case, &data);
+        let steps = case.steps;
+        for cuts in [vec![0, steps / 2, steps], vec![0, 1, 1, steps.min(3), steps], (0..=steps).collect()] {
+            if cuts.len() > 10 && case.hidden > 64 {
+                continue;
+            }
+            let (y, dx, last) = in_pieces(isa, case, &data, &cuts);
+            assert_same(case, vec![("y", y.view().into_dyn())], vec![("y", tape.y.view().into_dyn())]);
+            assert_same(case, last.0.outputs()[1..].to_vec(), tape.outputs()[1..].to_vec());
+            assert_same(case, last.1.of_sequences()[..2].to_vec(), gradients.of_sequences()[..2].to_vec());
+            if let (Some(dx), Some(whole)) = (dx, &gradients.x) {
+                assert_same(case, vec![("dx", dx.view().into_dyn())], vec![("dx", whole.view().into_dyn())]);
+            }
+        }
+    }
+    for case in cases(13, 2) {
+        for_both_types!(check(isa, &case));
+    }
+}
+
+/// The same call in pieces of time, with the state carried over and its gradient carried back: `y`, `dx`, the last piece
+/// forward and the last piece backward.
+type Pieces<T> = (Array3<T>, Option<Array3<T>>, (Forwarded<T>, Backwarded<T>));
+
+fn in_pieces<T: Real>(isa: InstructionSet, case: &Case, data: &Data<T>, cuts: &[usize]) -> Pieces<T> {
+    let mut pieces: Vec<_> = cuts.windows(2).map(|cut| data.steps(case, cut[0]..cut[1])).collect();
+    // Where time runs back, the last piece is the first.
+    let mut order: Vec<usize> = (0..pieces.len()).collect();
+    if case.reverse {
+        order.reverse();
+    }
+    let mut tapes: Vec<Option<Forwarded<T>>> = vec![None; pieces.len()];
+    let mut state = data.state.clone();
+    for &piece in &order {
+        let (part, its) = &mut pieces[piece];
+        its.state = state;
+        let tape = forward(isa, part, its);
+        state = Some((tape.h.clone(), tape.c.clone()));
+        tapes[piece] = Some(tape);
+    }
+    let mut gradients: Vec<Option<Backwarded<T>>> = vec![None; pieces.len()];
+    let mut dstate = data.dstate.clone();
+    for &piece in order.iter().rev() {
+        let (part, its) = &mut pieces[piece];
+        its.dstate = dstate;
+        let its_gradients = backward(isa, part, its, tapes[piece].as_ref().expect("was run"));
+        dstate = Some((its_gradients.h.clone(), its_gradients.c.clone()));
+        gradients[piece] = Some(its_gradients);
+    }
+    let (tapes, gradients): (Vec<_>, Vec<_>) = tapes.into_iter().flatten().zip(gradients.into_iter().flatten()).unzip();
+    let y: Vec<_> = tapes.iter().map(|tape| tape.y.view()).collect();
+    let dx: Option<Vec<_>> = gradients.iter().map(|gradients| gradients.x.as_ref().map(|x| x.view())).collect();
+    let join = |parts: &[ndarray::ArrayView3<'_, T>]| concatenate(Axis(0), parts).expect("pieces of one array");
+    let (first, last) = (order[0], order[order.len() - 1]);
+    (join(&y), dx.map(|dx| join(&dx)), (tapes[last].clone(), gradients[first].clone()))
+}
+
+fn a_tape_changes_nothing(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet, case: &Case) {
+        let data = Data::<T>::new(case);
+        let without = try_forward(isa, case, &data, false, &|| false).unwrap();
+        assert_same(case, without.outputs(), forward(isa, case, &data).outputs());
+    }
+    for case in cases(14, 3) {
+        for_both_types!(check(isa, &case));
+    }
+}
+
+fn layout_changes_nothing(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet, case: &Case) {
+        let data = Data::<T>::new(case);
+        let time_major = both(isa, &Case { layout: Layout::TimeMajor, ..case.clone() }, &data);
+        for layout in [Layout::BatchFirst, Layout::Part] {
+            let case = Case { layout, ..case.clone() };
+            assert_all_same(&case, &both(isa, &case, &data), &time_major);
+        }
+    }
+    for case in cases(15, 1) {
+        for_both_types!(check(isa, &case));
+    }
+}
+
+/// A call, and the same with steps of NaN behind its last.
+fn padding_changes_nothing(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet, case: &Case) {
+        let data = Data::<T>::new(case);
+        let (tape, gradients) = both(isa, case, &data);
+        let mut padded = case.clone();
+        padded.steps += 3;
+        padded.lengths = Some((0..case.batch).map(|n| case.length(n) as i64).collect());
+        let pad = |array: &Array3<T>| {
+            let (steps, batch, width) = array.dim();
+            let mut longer = Array3::from_elem((steps + 3, batch, width), T::ZERO);
+            longer.slice_mut(s![..steps, .., ..]).assign(array);
+            longer
+        };
+        let mut its = Data { x: pad(&data.x), dy: data.dy.as_ref().map(pad), ..data };
+        its.fill_past_the_ends(&padded, T::of(f64::NAN));
+        let mut its_tape = forward(isa, &padded, &its);
+        fill_past_the_ends(&padded, &mut its_tape.y, T::of(f64::NAN));
+        fill_past_the_ends(&padded, &mut its_tape.gates, T::of(f64::NAN));
+        fill_past_the_ends(&padded, &mut its_tape.c_tape, T::of(f64::NAN));
+        let its_gradients = backward(isa, &padded, &its, &its_tape);
+
+        let mut tape = tape;
+        fill_past_the_ends(case, &mut tape.y, T::of(f64::NAN));
+        let y = its_tape.y.slice(s![..case.steps, .., ..]);
+        assert_same(case, vec![("y", y.into_dyn())], vec![("y", tape.y.view().into_dyn())]);
+        assert_same(case, its_tape.outputs()[1..].to_vec(), tape.outputs()[1..].to_vec());
+        assert_same(case, its_gradients.of_sequences()[..2].to_vec(), gradients.of_sequences()[..2].to_vec());
+        if let (Some(its), Some(dx)) = (&its_gradients.x, &gradients.x) {
+            let its = its.slice(s![..case.steps, .., ..]);
+            assert_same(case, vec![("x", its.into_dyn())], vec![("x", dx.view().into_dyn())]);
+        }
+        // The chains of a weight's gradient are cut at indices t N + n, which more steps leave as they are.
+        assert_same(case, its_gradients.of_weights(), gradients.of_weights());
+    }
+    for case in cases(16, 2) {
+        for_both_types!(check(isa, &case));
+    }
+}
+
+/// No bias, no state, no `dy`, no gradient of the state: as if it were zeros. And `dx` may be left out.
+fn what_is_absent_is_zeros(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet, case: &Case) {
+        let whole = Case { bias: true, state: true, dy: true, dstate: true, need_dx: true, ..case.clone() };
+        let mut zeros = Data::<T>::new(&whole);
+        let without = Case { bias: false, state: false, dy: case.dy, dstate: !case.dy, need_dx: false, ..whole.clone() };
+        let mut data = Data { b: None, state: None, ..zeros.clone() };
+        zeros.b.as_mut().expect("there").fill(T::ZERO);
+        let fill = |state: &mut Option<(ndarray::Array2<T>, ndarray::Array2<T>)>| {
+            let (h, c) = state.as_mut().expect("there");
+            h.fill(T::ZERO);
+            c.fill(T::ZERO);
+        };
+        fill(&mut zeros.state);
+        if case.dy {
+            data.dstate = None;
+            fill(&mut zeros.dstate);
+        } else {
+            data.dy = None;
+            zeros.dy.as_mut().expect("there").fill(T::ZERO);
+        }
+        let (tape, mut gradients) = both(isa, &without, &data);
+        let (with_zeros, mut others) = both(isa, &whole, &zeros);
+        assert_same(case, tape.named(), with_zeros.named());
+        assert!(gradients.x.is_none() && gradients.b.is_none());
+        (gradients.x, gradients.b) = (others.x.take(), others.b.take());
+        (others.x, others.b) = (gradients.x.clone(), gradients.b.clone());
+        assert_same(case, gradients.named(), others.named());
+    }
+    for case in cases(17, 1) {
+        for_both_types!(check(isa, &case));
+    }
+}
