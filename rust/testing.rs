@@ -65,9 +65,10 @@ mod the_list {
     fn of_instruction_sets_is_whole() {
         use InstructionSet::{Avx2, Avx512, Neon, Scalar};
         assert_eq!(InstructionSet::ALL, [Scalar, Avx2, Avx512, Neon]);
-        assert_eq!(InstructionSet::ALL.iter().map(|isa| isa.name()).collect::<Vec<_>>(), [
-            "scalar", "avx2", "avx512", "neon"
-        ]);
+        assert_eq!(
+            InstructionSet::ALL.iter().map(|isa| isa.name()).collect::<Vec<_>>(),
+            ["scalar", "avx2", "avx512", "neon"]
+        );
         let available: Vec<_> = InstructionSet::available().map(InstructionSet::name).collect();
         say(&format!("instruction sets of this CPU: {}", available.join(", ")));
         assert_eq!(available[0], "scalar");
@@ -125,6 +126,9 @@ pub(crate) trait Real: Element {
     fn bits(self) -> u64;
     /// From the lower bits.
     fn from_low_bits(bits: u64) -> Self;
+    fn plus(self, b: Self) -> Self;
+    fn times(self, b: Self) -> Self;
+    fn over(self, b: Self) -> Self;
     /// `self * b + c`, rounded once.
     fn fma(self, b: Self, c: Self) -> Self;
 }
@@ -172,6 +176,15 @@ macro_rules! real {
             fn from_low_bits(bits: u64) -> Self {
                 $float::from_bits(bits as $int)
             }
+            fn plus(self, b: Self) -> Self {
+                self + b
+            }
+            fn times(self, b: Self) -> Self {
+                self * b
+            }
+            fn over(self, b: Self) -> Self {
+                self / b
+            }
             fn fma(self, b: Self, c: Self) -> Self {
                 self.mul_add(b, c)
             }
@@ -184,7 +197,10 @@ real!(f64, u64);
 // -------------------------------------------------------------------------------------------------- comparisons
 
 /// Where the two are not the same to the bit: NaNs are alike, zeros are not.
-pub(crate) fn first_other_bit<T: Real, D: Dimension>(got: ArrayView<T, D>, expected: ArrayView<T, D>) -> Option<String> {
+pub(crate) fn first_other_bit<T: Real, D: Dimension>(
+    got: ArrayView<T, D>,
+    expected: ArrayView<T, D>,
+) -> Option<String> {
     if got.shape() != expected.shape() {
         return Some(format!("shape {:?}, expected {:?}", got.shape(), expected.shape()));
     }

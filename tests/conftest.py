@@ -3,6 +3,10 @@
 import os
 from contextlib import contextmanager
 
+# The reference's many small products are several times slower when BLAS shares each out among threads that other
+# work keeps waiting. NumPy reads this once, when it is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import HealthCheck, settings
 from lstm_rs import _core

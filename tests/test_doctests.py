@@ -4,6 +4,8 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import lstm_rs
 import pytest
@@ -17,7 +19,14 @@ def test_examples(name):
 
 
 def test_every_public_function_has_an_example():
-    public = {name: getattr(module, name) for module in (lstm_rs, lstm_rs.reference) for name in module.__all__}
-    functions = {name: value for name, value in public.items() if inspect.isfunction(value)}
-    assert len(functions) >= 8
-    assert [name for name, function in functions.items() if ">>> " not in (function.__doc__ or "")] == []
+    modules = (lstm_rs, lstm_rs.reference)
+    public = [getattr(module, name) for module in modules for name in module.__all__]
+    functions = [value for value in public if inspect.isfunction(value)]
+    assert len(functions) >= 10
+    assert [f"{f.__module__}.{f.__name__}" for f in functions if ">>> " not in (f.__doc__ or "")] == []
+
+
+def test_the_example_of_the_readme():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    exec(compile(example, "README.md", "exec"), {})

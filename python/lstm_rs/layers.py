@@ -634,7 +634,7 @@ def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
     except TypeError:
         known = None
     if known is None or known not in (np.float32, np.float64):
-        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
+        raise TypeError(f"dtype: expected float32 or float64, got {known or repr(dtype)}")
     return known
 
 

@@ -112,3 +112,6 @@ pub(crate) fn tanh<S: Lanes<T>, T: crate::simd::Element>(simd: S, x: S::V) -> S:
     // m <= 0: the sign of the quotient is copied away.
     simd.copysign(simd.div(m, simd.add(m, two)), x)
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,8 @@ impl<T: Element> Panel<T> {
     /// Zeros, for blocks of `width` (1 to 4) vectors.
     pub(crate) fn try_new(depth: usize, vectors: usize, width: usize, lanes: usize) -> Result<Self> {
         assert!((1..=4).contains(&width), "a tile is 1 to 4 vectors wide");
-        let numbers = Aligned::try_zeroed(depth * vectors * lanes)?;
+        let len = depth.saturating_mul(vectors).saturating_mul(lanes);
+        let numbers = Aligned::try_zeroed(len)?;
         Ok(Self { numbers, depth, vectors, width, lanes })
     }
 
@@ -128,8 +129,8 @@ pub(crate) fn balanced(rows: usize, most: usize) -> impl Iterator<Item = (usize,
     (0..tiles).map(move |tile| (tile * base + tile.min(larger), base + usize::from(tile < larger)))
 }
 
-/// Rows that share one pass over a panel: whole tiles for every instruction set.
-pub(crate) const BLOCK_ROWS: usize = 60;
+/// Rows that share one pass over a panel, at most.
+pub(crate) const BLOCK_ROWS: usize = 128;
 
 /// [`multiply`] for `rows` rows, of which row `r` is `left(r)`.
 #[inline(always)]
@@ -146,8 +147,7 @@ pub(crate) fn product<'a, S: Lanes<T>, T: Element>(
         return multiply(simd, Left::Rows(&[left(0)]), 1, panel, start, out);
     }
     let mut block: [&[T]; BLOCK_ROWS] = [&[]; BLOCK_ROWS];
-    for first in (0..rows).step_by(BLOCK_ROWS) {
-        let count = BLOCK_ROWS.min(rows - first);
+    for (first, count) in balanced(rows, BLOCK_ROWS) {
         for (r, row) in block[..count].iter_mut().enumerate() {
             *row = left(first + r);
         }
@@ -356,3 +356,6 @@ fn chains<S: Lanes<T>, T: Element, const C: usize, const U: usize, const R: usiz
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -268,3 +268,6 @@ impl InstructionSet {
         Self::available().next_back().unwrap_or(Self::Scalar)
     }
 }
+
+#[cfg(test)]
+mod tests;

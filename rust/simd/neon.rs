@@ -70,7 +70,7 @@ macro_rules! lanes {
             #[inline(always)]
             fn min(self, a: Self::V, b: Self::V) -> Self::V {
                 // FMIN would give NaN wherever either is one.
-                self.select(self.lt(a, b), a, b)
+                op!($select($lt(a, b), a, b))
             }
             #[inline(always)]
             fn lt(self, a: Self::V, b: Self::V) -> Self::Mask {

@@ -1,12 +1,13 @@
 //! Calls to test with: their sizes, their numbers, and what comes of them.
 
 use ndarray::{
-    Array, Array1, Array2, Array3, Array4, ArrayView3, ArrayViewD, ArrayViewMut3, ArrayViewMutD, Axis, Dimension,
+    Array, Array1, Array2, Array3, Array4, ArrayView3, ArrayViewD, ArrayViewMut3, ArrayViewMutD, Axis, RemoveAxis,
     ShapeBuilder, Slice, s,
 };
 
 use crate::cell::CellSpec;
 use crate::error::Result;
+use crate::kernel::tile::BLOCK_ROWS;
 use crate::layer::{
     Backward, Cancel, Forward, Gradients, Input, Output, OutputGradient, State, StateMut, Tape, TapeMut, Weights,
 };
@@ -103,7 +104,7 @@ impl Case {
             Self { reverse: true, lengths: Some(lengths), ..Self::new(peephole, [40, 13, 3, 37]) },
             Self { projection: Some(5), ..Self::new(CellSpec::GERS_1999, [40, 13, 2, 40]) },
             // A step alone is more than a chunk, and more rows than share a pass over a panel.
-            Self::new(CellSpec::GERS_1999, [3, 67, 1, 250]),
+            Self::new(CellSpec::GERS_1999, [3, BLOCK_ROWS + 7, 1, 125]),
         ]
     }
 
@@ -152,13 +153,9 @@ impl<T: Real> Data<T> {
             peephole: (peepholes > 0).then(|| numbers(&mut rng, (peepholes, hidden), -1)),
             w_hr: case.projection.map(|_| numbers(&mut rng, (output, hidden), weight)),
             x: numbers(&mut rng, (steps, batch, input), 1),
-            state: case
-                .state
-                .then(|| (numbers(&mut rng, (batch, output), 0), numbers(&mut rng, (batch, hidden), 0))),
+            state: case.state.then(|| (numbers(&mut rng, (batch, output), 0), numbers(&mut rng, (batch, hidden), 0))),
             dy: case.dy.then(|| numbers(&mut rng, (steps, batch, output), 0)),
-            dstate: case
-                .dstate
-                .then(|| (numbers(&mut rng, (batch, output), 0), numbers(&mut rng, (batch, hidden), 0))),
+            dstate: case.dstate.then(|| (numbers(&mut rng, (batch, output), 0), numbers(&mut rng, (batch, hidden), 0))),
         }
     }
 
@@ -232,7 +229,7 @@ impl<T: Real> Data<T> {
 }
 
 /// `fill` past each sequence's end.
-pub(super) fn fill_past_the_ends<T: Real, D: Dimension>(case: &Case, array: &mut Array<T, D>, fill: T) {
+pub(super) fn fill_past_the_ends<T: Real, D: RemoveAxis>(case: &Case, array: &mut Array<T, D>, fill: T) {
     for n in 0..case.batch {
         let mut past = array.slice_axis_mut(Axis(0), Slice::from(case.length(n)..));
         past.index_axis_mut(Axis(1), n).fill(fill);

@@ -1,0 +1,89 @@
+"""A tape that does not fit together, however it came about, is an error that names the part, and never a crash."""
+
+import lstm_rs
+import numpy as np
+import pytest
+from calls import make_call, refused
+from lstm_rs import CellSpec, Tape
+
+T, N, I, H, P = 4, 3, 2, 5, 6  # noqa: E741  the letters of the axes
+
+
+def drawn():
+    return make_call(0, "peephole_lstm", (T, N, I, H), P, np.float32)
+
+
+def test_backward_takes_a_tape():
+    call = drawn()
+    out = lstm_rs.forward_train(call.x, call.weights, call.state, **call.how)
+    for wrong, got in ((None, "NoneType"), (out, "tuple"), (out[0], "ndarray"), ("tape", "str")):
+        sentence = f"tape: expected a Tape, got {got}; forward_train gives y, state, tape"
+        refused(lambda wrong=wrong: lstm_rs.backward(wrong), TypeError, sentence)
+
+
+TAMPERED = {
+    "gates one step short": (("gates", lambda a: a[1:].copy()), ValueError, "tape.gates"),
+    "gates of one gate less": (("gates", lambda a: a[:, :, 1:].copy()), ValueError, "tape.gates"),
+    "gates of fewer axes": (("gates", lambda a: a[0].copy()), ValueError, "tape.gates"),
+    "gates empty": (("gates", lambda a: a[:0].copy()), ValueError, "tape.gates"),
+    "gates of float64": (("gates", lambda a: a.astype(float)), TypeError, "tape.gates"),
+    "gates None": (("gates", lambda a: None), TypeError, "tape.gates"),
+    "gates a list": (("gates", lambda a: a.tolist()), TypeError, "tape.gates"),
+    "c swapped": (("c", lambda a: a.swapaxes(0, 1).copy()), ValueError, "tape.c"),
+    "c narrower": (("c", lambda a: a[..., 1:].copy()), ValueError, "tape.c"),
+    "c of integers": (("c", lambda a: a.astype(int)), TypeError, "tape.c"),
+    "x one step short": (("x", lambda a: a[1:]), ValueError, "tape.y"),
+    "x one sequence": (("x", lambda a: a[:, 0]), ValueError, "tape.state.h"),
+    "x wider": (("x", lambda a: np.concatenate([a, a], axis=-1)), ValueError, "x"),
+    "x of float64": (("x", lambda a: a.astype(float)), TypeError, "tape.x"),
+    "x None": (("x", lambda a: None), TypeError, "tape.x"),
+    "y narrower": (("y", lambda a: a[..., 1:]), ValueError, "tape.y"),
+    "y None": (("y", lambda a: None), TypeError, "tape.y"),
+    "weights fewer": (("weights", lambda w: w[:2]), ValueError, "w_hh"),
+    "weights None": (("weights", lambda w: None), TypeError, "weights"),
+    "weights of float64": (("weights", lambda w: [a.astype(float) for a in w]), TypeError, "tape.x"),
+    "state shorter": (("state", lambda s: (s[0][1:], s[1])), ValueError, "tape.state.h"),
+    "state of one": (("state", lambda s: s[:1]), TypeError, "tape.state"),
+    "lengths too long": (("lengths", lambda _: np.array([T + 1, 1, 1])), ValueError, "lengths[0]"),
+    "lengths negative": (("lengths", lambda _: np.array([1, -1, 1])), ValueError, "lengths[1]"),
+    "lengths too many": (("lengths", lambda _: np.array([1, 1, 1, 1])), ValueError, "lengths"),
+    "lengths of floats": (("lengths", lambda _: np.ones(3)), TypeError, "lengths"),
+    "lengths an int": (("lengths", lambda _: 1), ValueError, "lengths"),
+    "cell another": (("cell", lambda _: CellSpec()), ValueError, "peephole"),
+    "cell None": (("cell", lambda _: None), TypeError, "cell"),
+    "reverse an int": (("reverse", lambda _: 1), TypeError, "tape.reverse"),
+    "batch_first turned": (("batch_first", lambda _: True), ValueError, "tape.state.h"),
+}
+
+
+def parts_of_a_tape():
+    call = drawn()
+    tape = lstm_rs.forward_train(call.x, call.weights, call.state, **call.how)[2]
+    return {name: getattr(tape, name) for name in Tape.__slots__ if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(("change", "error", "blamed"), TAMPERED.values(), ids=TAMPERED)
+def test_a_tampered_tape_is_an_error_and_no_crash(change, error, blamed):
+    parts = parts_of_a_tape()
+    name, changed = change
+    parts[name] = changed(parts[name])
+    refused(lambda: lstm_rs.backward(Tape(**parts)), error, argument=blamed)
+
+
+def test_a_tape_needs_all_its_parts_and_no_others():
+    parts = parts_of_a_tape()
+    lstm_rs.backward(Tape(**parts))
+    with pytest.raises(TypeError, match=r"^Tape: missing \['gates'\], unknown \[\]"):
+        Tape(**{name: part for name, part in parts.items() if name != "gates"})
+    with pytest.raises(TypeError, match=r"^Tape: missing \[\], unknown \['extra'\]"):
+        Tape(**parts, extra=1)
+    with pytest.raises(TypeError, match="is not an instance of"):
+        lstm_rs.backward(Tape(**parts, _packed="nothing"))
+
+
+def test_wrong_numbers_in_a_tape_are_only_numbers():
+    parts = parts_of_a_tape()
+    for poison in (np.nan, np.inf, -1e30, 1e30):
+        parts["gates"] = np.full_like(parts["gates"], poison)
+        grads = lstm_rs.backward(Tape(**parts))
+        assert grads.x.shape == (T, N, I)
