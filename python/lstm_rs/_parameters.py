@@ -31,7 +31,10 @@ class Names(NamedTuple):
 
 
 class Layout:
-    """Which parameters a layer has, part by part: a part is one direction of one layer."""
+    """Which parameters a layer has, part by part: a part is one direction of one layer.
+
+    Parts stand in the order of the state's first axis: layer 0, its reverse, layer 1, ...
+    """
 
     def __init__(
         self,
@@ -44,10 +47,16 @@ class Layout:
         num_layers: int,
         directions: int,
         bias: bool,
+        batch_first: bool,
     ) -> None:
         self.cell = cell
         self.dtype = dtype
+        self.input_size = input_size
         self.hidden_size = hidden_size
+        self.output_size = output_size
+        self.num_layers = num_layers
+        self.directions = directions
+        self.batch_first = batch_first
         self.parts: list[Names] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         rows = len(cell.gates) * hidden_size
@@ -105,10 +114,12 @@ class Snapshot:
 
     def __init__(self, layout: Layout, arrays: Mapping[str, np.ndarray], like: Snapshot | None = None) -> None:
         """Copy `arrays`; what they leave out is shared with `like`."""
-        shared = {} if like is None else like.arrays
+        shared: Mapping[str, np.ndarray] = {} if like is None else like.arrays
         given = {name: _frozen(array) for name, array in arrays.items()}
         self.layout = layout
-        self.arrays = {name: given[name] if name in given else shared[name] for name in layout.shapes}
+        self.arrays: dict[str, np.ndarray] = {
+            name: given[name] if name in given else shared[name] for name in layout.shapes
+        }
         self.weights: list[Weights] = []
         self.forward: list[Any] = []
         self._backward: list[Any] = []
@@ -118,7 +129,7 @@ class Snapshot:
                 self.forward.append(like.forward[k])
                 self._backward.append(like._backward[k])
             else:
-                self.weights.append(Weights(*(None if name is None else self.arrays[name] for name in names)))
+                self.weights.append(Weights._make(None if name is None else self.arrays[name] for name in names))
                 self.forward.append(_core.Forward(layout.cell, *self.weights[k]))
                 self._backward.append(None)
 

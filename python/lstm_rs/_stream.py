@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_rs import _core
+from lstm_rs._parameters import Store
+from lstm_rs._passes import split_state
 from lstm_rs.functional import State
-
-if TYPE_CHECKING:
-    from lstm_rs.layers import LSTM
 
 
 class Stream:
@@ -21,8 +19,10 @@ class Stream:
     A stream stays on the weights that it took until `reset`. It belongs to one thread at a time.
     """
 
-    def __init__(self, layer: LSTM, batch_size: int) -> None:
-        self._layer = layer
+    _states: list[tuple[np.ndarray, np.ndarray]]
+
+    def __init__(self, store: Store, batch_size: int) -> None:
+        self._store = store
         self._batch_size = batch_size
         self.reset()
 
@@ -55,18 +55,18 @@ class Stream:
         (2, 8)
         """
         x_t = x_t if isinstance(x_t, np.ndarray) else np.asarray(x_t)
-        layer = self._layer
+        layout = self._snapshot.layout
         one = x_t.ndim == 1 and self._batch_size == 1
-        if (not one and (x_t.ndim != 2 or x_t.shape[0] != self._batch_size)) or x_t.shape[-1] != layer.input_size:
-            shapes = f"({self._batch_size}, {layer.input_size})"
+        if (not one and (x_t.ndim != 2 or x_t.shape[0] != self._batch_size)) or x_t.shape[-1] != layout.input_size:
+            shapes = f"({self._batch_size}, {layout.input_size})"
             if self._batch_size == 1:
-                shapes += f" or ({layer.input_size},)"
+                shapes += f" or ({layout.input_size},)"
             raise ValueError(f"x_t: expected shape {shapes}, got {x_t.shape}")
-        _check_dtype("x_t", x_t, layer.dtype)
+        _check_dtype("x_t", x_t, layout.dtype)
         leading = (None, None) if one else (None,)
         y = x_t[leading]
         if out is not None:
-            expected = (*x_t.shape[:-1], layer._output_size)
+            expected = (*x_t.shape[:-1], layout.output_size)
             if not isinstance(out, np.ndarray) or out.shape != expected:
                 got = out.shape if isinstance(out, np.ndarray) else type(out).__name__
                 raise ValueError(f"out: expected an array of shape {expected}, got {got}")
@@ -88,24 +88,21 @@ class Stream:
     def state(self, state: State | tuple[npt.ArrayLike, npt.ArrayLike]) -> None:
         if state is None:
             raise TypeError("state: expected a State or another tuple (h, c), got None; start again with reset()")
-        layer = self._layer
-        like = np.empty((1, self._batch_size, layer.input_size), dtype=layer.dtype)
-        swap = like.transpose(1, 0, 2) if layer.batch_first else like
-        parts = [part for part in layer._split_state("state", state, swap) if part is not None]
+        layout = self._snapshot.layout
+        order = (self._batch_size, 1) if layout.batch_first else (1, self._batch_size)
+        like = np.empty((*order, layout.input_size), dtype=layout.dtype)
+        parts = [part for part in split_state(layout, "state", state, like) if part is not None]
         for letter, array in zip("hc", parts[0], strict=True):
-            _check_dtype(f"state.{letter}", array, layer.dtype)
-        self._states = [(h.astype(layer.dtype), c.astype(layer.dtype)) for h, c in parts]
+            _check_dtype(f"state.{letter}", array, layout.dtype)
+        self._states = [(h.astype(layout.dtype), c.astype(layout.dtype)) for h, c in parts]
 
     def reset(self) -> None:
         """Start again from a state of zeros, on the layer's newest weights."""
-        layer, batch = self._layer, self._batch_size
-        self._snapshot = layer._store.snapshot
-        self._states: list[Any] = [
-            (
-                np.zeros((batch, layer._output_size), layer.dtype),
-                np.zeros((batch, layer.hidden_size), layer.dtype),
-            )
-            for _ in range(layer.num_layers)
+        self._snapshot = self._store.snapshot
+        layout, batch = self._snapshot.layout, self._batch_size
+        self._states = [
+            (np.zeros((batch, layout.output_size), layout.dtype), np.zeros((batch, layout.hidden_size), layout.dtype))
+            for _ in range(layout.num_layers)
         ]
 
 
@@ -115,10 +112,3 @@ def _check_dtype(name: str, array: np.ndarray, dtype: np.dtype[Any]) -> None:
         raise TypeError(
             f"{name}: expected {dtype}, as the layer is, got {array.dtype}; cast it with .astype(np.{dtype})"
         )
-
-
-def join_states(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> State:
-    """A state of all layers and directions, from those of each."""
-    if len(parts) == 1:
-        return State(parts[0][0][None], parts[0][1][None])
-    return State(np.stack([h for h, _ in parts]), np.stack([c for _, c in parts]))

@@ -9,7 +9,7 @@ These functions pack the weights on every call, which is what a single pass over
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,10 @@ class Gradients(NamedTuple):
     state: State
 
 
+StateLike: TypeAlias = State | tuple[npt.ArrayLike, npt.ArrayLike] | None
+Lengths: TypeAlias = int | Sequence[int] | np.ndarray | None
+
+
 class Tape:
     """What a pass forward has recorded for the pass backward: read-only, and there to be looked at.
 
@@ -100,8 +104,8 @@ class Tape:
         The initial state.
     cell : CellSpec
         The cell.
-    lengths : (N,) int64 array, int or None
-        The lengths.
+    lengths : (N,) int64 array or None
+        The lengths; of no axes for one sequence.
     reverse, batch_first : bool
         As they were given.
 
@@ -111,7 +115,6 @@ class Tape:
     """
 
     __slots__ = (
-        "_packed",
         "batch_first",
         "c",
         "cell",
@@ -131,12 +134,11 @@ class Tape:
     weights: Weights
     state: State | None
     cell: CellSpec
-    lengths: np.ndarray | int | None
+    lengths: np.ndarray | None
     reverse: bool
     batch_first: bool
 
     def __init__(self, **recorded: Any) -> None:
-        recorded.setdefault("_packed", None)
         for name in self.__slots__:
             object.__setattr__(self, name, recorded.pop(name))
         if recorded:
@@ -151,7 +153,7 @@ class Tape:
         raise AttributeError(f"Tape.{name} is read-only")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        recorded = {name: getattr(self, name) for name in self.__slots__ if name != "_packed"}
+        recorded = {name: getattr(self, name) for name in self.__slots__}
         return _restore_tape, (recorded,)
 
     def __repr__(self) -> str:
@@ -166,10 +168,10 @@ def _restore_tape(recorded: dict[str, Any]) -> Tape:
 def forward(
     x: npt.ArrayLike,
     weights: Weights,
-    state: State | tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    state: StateLike = None,
     *,
     cell: CellSpec = _DEFAULT_CELL,
-    lengths: int | Sequence[int] | np.ndarray | None = None,
+    lengths: Lengths = None,
     reverse: bool = False,
     batch_first: bool = False,
 ) -> tuple[np.ndarray, State]:
@@ -229,17 +231,17 @@ def forward(
     True
     """
     packed = _core.Forward(cell, *Weights(*weights))
-    y, h, c, _, _ = _core.forward(packed, x, state, _lengths(lengths), reverse, batch_first, False)
+    y, h, c, _, _ = _core.forward(packed, x, state, as_lengths(lengths), reverse, batch_first, False)
     return y, State(h, c)
 
 
 def forward_train(
     x: npt.ArrayLike,
     weights: Weights,
-    state: State | tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    state: StateLike = None,
     *,
     cell: CellSpec = _DEFAULT_CELL,
-    lengths: int | Sequence[int] | np.ndarray | None = None,
+    lengths: Lengths = None,
     reverse: bool = False,
     batch_first: bool = False,
 ) -> tuple[np.ndarray, State, Tape]:
@@ -281,7 +283,7 @@ def forward_train(
     """
     weights = Weights(*weights)
     packed = _core.Forward(cell, *weights)
-    lengths = _lengths(lengths)
+    lengths = as_lengths(lengths)
     y, h, c, gates, c_tape = _core.forward(packed, x, state, lengths, reverse, batch_first, True)
     tape = Tape(
         gates=gates,
@@ -301,7 +303,7 @@ def forward_train(
 def backward(
     tape: Tape,
     dy: npt.ArrayLike | None = None,
-    dstate: State | tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    dstate: StateLike = None,
     *,
     need_dx: bool = True,
 ) -> Gradients:
@@ -350,9 +352,7 @@ def backward(
     >>> grads.x.shape, grads.weights.w_hh.shape, grads.weights.b
     ((7, 2, 3), (20, 5), None)
     """
-    packed = tape._packed
-    if packed is None:
-        packed = _core.Backward(tape.cell, *tape.weights)
+    packed = _core.Backward(tape.cell, *tape.weights)
     dx, w_ih, w_hh, b, peephole, w_hr, h, c = _core.backward(
         packed,
         tape.x,
@@ -370,14 +370,14 @@ def backward(
     return Gradients(dx, Weights(w_ih, w_hh, b, peephole, w_hr), State(h, c))
 
 
-def _lengths(lengths: int | Sequence[int] | np.ndarray | None) -> np.ndarray | None:
+def as_lengths(lengths: Lengths) -> np.ndarray | None:
     """Lengths of any integer type as int64; bools and floats are refused."""
     if lengths is None:
         return None
     array = np.asarray(lengths)
     if array.dtype.kind == "u":
         # What does not fit is longer than any sequence, and is refused as such.
-        array = np.minimum(array, np.iinfo(np.int64).max)
+        array = np.minimum(array.astype(np.uint64), np.uint64(np.iinfo(np.int64).max))
     elif array.dtype.kind != "i" and array.size > 0:
         raise TypeError(
             f"lengths: expected integers, got {array.dtype}; cast them with np.asarray(lengths, dtype=np.int64)"

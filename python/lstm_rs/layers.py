@@ -7,85 +7,19 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_rs import _core
-from lstm_rs._parameters import LayerWeights, Layout, Snapshot, Store
-from lstm_rs._stream import Stream, join_states
+from lstm_rs import _passes
+from lstm_rs._parameters import LayerWeights, Layout, Store
+from lstm_rs._passes import LSTMGradients, LSTMTape
+from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
-from lstm_rs.functional import State, Tape, _lengths
-
-_Lengths = int | Sequence[int] | np.ndarray | None
-_State = State | tuple[npt.ArrayLike, npt.ArrayLike] | None
-
-
-class LSTMTape:
-    """What `LSTM.forward_train` has recorded for `LSTM.backward`.
-
-    Attributes
-    ----------
-    layers : tuple of Tape
-        One for each layer and direction, in the order of the state's first axis: layer 0, its reverse, layer 1, ...
-    dropout : tuple of array or None
-        What the output of each layer but the last was multiplied by: 0, or ``1 / (1 - dropout)``. None without dropout.
-
-    Notes
-    -----
-    It is read-only, and it pickles.
-    """
-
-    __slots__ = ("_snapshot", "dropout", "layers")
-
-    layers: tuple[Tape, ...]
-    dropout: tuple[np.ndarray | None, ...]
-    _snapshot: Snapshot | None
-
-    def __init__(
-        self,
-        layers: tuple[Tape, ...],
-        dropout: tuple[np.ndarray | None, ...],
-        snapshot: Snapshot | None = None,
-    ) -> None:
-        for name, value in (("layers", layers), ("dropout", dropout), ("_snapshot", snapshot)):
-            object.__setattr__(self, name, value)
-        for mask in dropout:
-            if mask is not None:
-                mask.flags.writeable = False
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"LSTMTape.{name} is read-only")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"LSTMTape.{name} is read-only")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return LSTMTape, (self.layers, self.dropout)
-
-    def __repr__(self) -> str:
-        return f"<LSTMTape of {', '.join(map(repr, self.layers))}>"
-
-
-class LSTMGradients(NamedTuple):
-    """The gradients that `LSTM.backward` gives, each shaped as what it is the gradient of.
-
-    Attributes
-    ----------
-    x : array or None
-        With respect to the input; None with ``need_dx=False``.
-    weights : dict of str to array
-        With respect to the weights, by the names of `LSTM.weights`.
-    state : State
-        With respect to the initial state.
-    """
-
-    x: np.ndarray | None
-    weights: dict[str, np.ndarray]
-    state: State
+from lstm_rs.functional import Lengths, State, StateLike
 
 
 class LSTM:
@@ -123,6 +57,15 @@ class LSTM:
         If a size does not make sense.
     TypeError
         If an argument is of another type.
+
+    Attributes
+    ----------
+    input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size, cell, dtype
+        As they were given; fixed.
+    dropout : float
+        As it was given; may be set.
+    weights
+        The weights by name.
 
     Notes
     -----
@@ -198,21 +141,20 @@ class LSTM:
             self.dtype,
             input_size=self.input_size,
             hidden_size=self.hidden_size,
-            output_size=self._output_size,
+            output_size=self.proj_size or self.hidden_size,
             num_layers=self.num_layers,
-            directions=self._directions,
+            directions=2 if self.bidirectional else 1,
             bias=self.bias,
+            batch_first=self.batch_first,
         )
 
-    @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
+    def __setattr__(self, name: str, value: object) -> None:
+        # What the weights were made for. `dropout` may change.
+        if not name.startswith("_") and name != "dropout" and name in self.__dict__:
+            raise AttributeError(f"LSTM.{name} is fixed: make another layer")
+        super().__setattr__(name, value)
 
-    @property
-    def _output_size(self) -> int:
-        return self.proj_size or self.hidden_size
-
-    def __call__(self, x: npt.ArrayLike, state: _State = None, lengths: _Lengths = None) -> tuple[np.ndarray, State]:
+    def __call__(self, x: npt.ArrayLike, state: StateLike = None, lengths: Lengths = None) -> tuple[np.ndarray, State]:
         """Run forward.
 
         Parameters
@@ -244,14 +186,13 @@ class LSTM:
         >>> y.shape, state.h.shape
         ((5, 8), (1, 8))
         """
-        y, state, _ = self._forward(self._store.snapshot, x, state, lengths, None)
-        return y, state
+        return _passes.forward(self._store.snapshot, x, state, lengths)
 
     def forward_train(
         self,
         x: npt.ArrayLike,
-        state: _State = None,
-        lengths: _Lengths = None,
+        state: StateLike = None,
+        lengths: Lengths = None,
         rng: np.random.Generator | None = None,
     ) -> tuple[np.ndarray, State, LSTMTape]:
         """Run forward with dropout, and record what `backward` needs.
@@ -288,75 +229,14 @@ class LSTM:
             raise TypeError(
                 f"rng: expected a numpy.random.Generator, got {type(rng).__name__}; make one with np.random.default_rng"
             )
-        snapshot = self._store.snapshot
-        tapes: list[Tape] = []
-        y, state, masks = self._forward(snapshot, x, state, lengths, tapes, rng)
-        return y, state, LSTMTape(tuple(tapes), masks, snapshot)
-
-    def _forward(
-        self,
-        snapshot: Snapshot,
-        x: npt.ArrayLike,
-        state: _State,
-        lengths: _Lengths,
-        tapes: list[Tape] | None,
-        rng: np.random.Generator | None = None,
-    ) -> tuple[np.ndarray, State, tuple[np.ndarray | None, ...]]:
-        directions, output = self._directions, self._output_size
-        x = x if isinstance(x, np.ndarray) else np.asarray(x)
-        lengths = _lengths(lengths)
-        states = self._split_state("state", state, x)
-        masks: list[np.ndarray | None] = []
-        ends: list[tuple[np.ndarray, np.ndarray]] = []
-        for k in range(self.num_layers):
-            y = None
-            if directions == 2 and x.ndim in (2, 3):
-                # Both directions write into one array, side by side.
-                y = np.zeros((*x.shape[:-1], 2 * output), dtype=self.dtype)
-            for d in range(directions):
-                part = k * directions + d
-                half = None if y is None else y[..., d * output : (d + 1) * output]
-                out, h, c, gates, c_tape = _core.forward(
-                    snapshot.forward[part],
-                    x,
-                    states[part],
-                    lengths,
-                    d == 1,
-                    self.batch_first,
-                    tapes is not None,
-                    half,
-                )
-                ends.append((h, c))
-                if tapes is not None:
-                    tapes.append(
-                        Tape(
-                            gates=gates,
-                            c=c_tape,
-                            x=x,
-                            y=out,
-                            weights=snapshot.weights[part],
-                            state=states[part],
-                            cell=self.cell,
-                            lengths=lengths,
-                            reverse=d == 1,
-                            batch_first=self.batch_first,
-                        )
-                    )
-            y = out if y is None else y
-            if k < self.num_layers - 1:
-                mask = None
-                if tapes is not None and self.dropout > 0.0:
-                    kept = (self._rng if rng is None else rng).random(y.shape) >= self.dropout
-                    mask = kept.astype(self.dtype) / self.dtype.type(1.0 - self.dropout)
-                masks.append(mask)
-                x = y if mask is None else y * mask
-        return y, join_states(ends), tuple(masks)
+        dropout = _passes.Dropout(self.dropout, self._rng if rng is None else rng)
+        return _passes.forward_train(self._store.snapshot, x, state, lengths, dropout)
 
     def backward(
         self,
         tape: LSTMTape,
         dy: npt.ArrayLike | None = None,
-        dstate: _State = None,
+        dstate: StateLike = None,
         *,
         need_dx: bool = True,
     ) -> LSTMGradients:
@@ -392,84 +272,11 @@ class LSTM:
         >>> sorted(grads.weights), grads.x.shape
         (['bias_l0', 'weight_hh_l0', 'weight_ih_l0'], (5, 2, 3))
         """
-        directions, output, names = self._directions, self._output_size, self._store.layout.parts
-        self._check_tape(tape)
-        first = tape.layers[0]
-        if dy is not None:
-            dy = dy if isinstance(dy, np.ndarray) else np.asarray(dy)
-            expected = (*first.y.shape[:-1], directions * output)
-            if dy.shape != expected:
-                raise ValueError(f"dy: expected shape {expected}, as y has, got {dy.shape}")
-        dstates = self._split_state("dstate", dstate, first.x)
-        weights: dict[str, np.ndarray] = {}
-        starts: list[tuple[np.ndarray, np.ndarray]] = [(first.y, first.y)] * len(names)
-        for k in reversed(range(self.num_layers)):
-            dx = None
-            for d in range(directions):
-                part = k * directions + d
-                record = tape.layers[part]
-                snapshot = tape._snapshot
-                packed = _core.Backward(record.cell, *record.weights) if snapshot is None else snapshot.backward(part)
-                part_dx, *part_weights, h, c = _core.backward(
-                    packed,
-                    record.x,
-                    record.state,
-                    record.lengths,
-                    record.reverse,
-                    record.batch_first,
-                    record.y,
-                    record.gates,
-                    record.c,
-                    None if dy is None else dy[..., d * output : (d + 1) * output],
-                    dstates[part],
-                    need_dx or k > 0,
-                )
-                starts[part] = (h, c)
-                weights |= {n: g for n, g in zip(names[part], part_weights, strict=True) if n is not None}
-                dx = part_dx if dx is None else np.add(dx, part_dx, out=dx)
-            mask = tape.dropout[k - 1] if k > 0 else None
-            dy = dx if mask is None else dx * mask
-        return LSTMGradients(
-            dy if need_dx else None, {n: weights[n] for n in self._store.layout.shapes}, join_states(starts)
-        )
-
-    def _check_tape(self, tape: LSTMTape) -> None:
-        """Refuse the tape of another kind of layer, whose gradients would be those of other weights."""
         if not isinstance(tape, LSTMTape):
             raise TypeError(f"tape: expected the LSTMTape of forward_train, got {type(tape).__name__}")
-        layout = self._store.layout
-        if tape._snapshot is not None and tape._snapshot.layout is layout:
-            return
-        ways = [(record.cell, record.reverse, record.batch_first) for record in tape.layers]
-        shapes = [tuple(None if w is None else w.shape for w in record.weights) for record in tape.layers]
-        reverse = [k % self._directions == 1 for k in range(len(layout.parts))]
-        if ways != [(self.cell, way, self.batch_first) for way in reverse] or shapes != [
-            tuple(None if name is None else layout.shapes[name] for name in names) for names in layout.parts
-        ]:
+        if not _passes.fits(self._store.layout, tape):
             raise ValueError(f"tape: expected one of {self!r}, got one of a layer of another kind: {tape!r}")
-
-    def _split_state(self, name: str, state: _State, x: np.ndarray) -> Sequence[State | None]:
-        """A state of all layers and directions, part by part."""
-        parts = self.num_layers * self._directions
-        if state is None:
-            return [None] * parts
-        if not (isinstance(state, tuple) and len(state) == 2):
-            raise TypeError(f"{name}: expected a State or another tuple (h, c), got {type(state).__name__}")
-        batch = () if x.ndim == 2 else (x.shape[0 if self.batch_first else 1],) if x.ndim == 3 else None
-        arrays = []
-        for letter, array, width in zip("hc", state, (self._output_size, self.hidden_size), strict=True):
-            given = np.asarray(array)
-            expected = None if batch is None else (parts, *batch, width)
-            if expected is not None and given.shape != expected:
-                raise ValueError(
-                    f"{name}.{letter}: expected shape {expected} for num_layers {self.num_layers} "
-                    f"and bidirectional {self.bidirectional}, got {given.shape}"
-                )
-            arrays.append(given)
-        if batch is None:
-            # The pass says what is wrong with x.
-            return [None] * parts
-        return [State(arrays[0][k], arrays[1][k]) for k in range(parts)]
+        return _passes.backward(self._store.layout, tape, dy, dstate, need_dx)
 
     @property
     def weights(self) -> LayerWeights:
@@ -600,7 +407,7 @@ class LSTM:
         """
         if self.bidirectional:
             raise ValueError("stream: a bidirectional layer starts from both ends; use one with bidirectional=False")
-        return Stream(self, _size("batch_size", batch_size, 1))
+        return Stream(self._store, _size("batch_size", batch_size, 1))
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

@@ -175,9 +175,7 @@ def forward(
     array([[0.4997],
            [0.482 ]])
     """
-    y, final, _ = forward_train(
-        x, weights, state, cell=cell, lengths=lengths, reverse=reverse, batch_first=batch_first
-    )
+    y, final, _ = forward_train(x, weights, state, cell=cell, lengths=lengths, reverse=reverse, batch_first=batch_first)
     return y, final
 
 

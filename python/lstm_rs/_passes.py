@@ -1,0 +1,246 @@
+"""The passes over all layers and directions of an `LSTM`, and the tape between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_rs import _core
+from lstm_rs._parameters import Layout, Snapshot
+from lstm_rs.functional import Lengths, State, StateLike, Tape, as_lengths
+
+
+class LSTMTape:
+    """What `LSTM.forward_train` has recorded for `LSTM.backward`.
+
+    Attributes
+    ----------
+    layers : tuple of Tape
+        One for each layer and direction, in the order of the state's first axis: layer 0, its reverse, layer 1, ...
+    dropout : tuple of array or None
+        What the output of each layer but the last was multiplied by: 0, or ``1 / (1 - dropout)``. None without dropout.
+
+    Notes
+    -----
+    It is read-only, and it pickles.
+    """
+
+    __slots__ = ("_snapshot", "dropout", "layers")
+
+    layers: tuple[Tape, ...]
+    dropout: tuple[np.ndarray | None, ...]
+    _snapshot: Snapshot | None
+
+    def __init__(
+        self,
+        layers: tuple[Tape, ...],
+        dropout: tuple[np.ndarray | None, ...],
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        for name, value in (("layers", layers), ("dropout", dropout), ("_snapshot", snapshot)):
+            object.__setattr__(self, name, value)
+        for mask in dropout:
+            if mask is not None:
+                mask.flags.writeable = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"LSTMTape.{name} is read-only")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"LSTMTape.{name} is read-only")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LSTMTape, (self.layers, self.dropout)
+
+    def __repr__(self) -> str:
+        return f"<LSTMTape of {', '.join(map(repr, self.layers))}>"
+
+
+class LSTMGradients(NamedTuple):
+    """The gradients that `LSTM.backward` gives, each shaped as what it is the gradient of.
+
+    Attributes
+    ----------
+    x : array or None
+        With respect to the input; None with ``need_dx=False``.
+    weights : dict of str to array
+        With respect to the weights, by the names of `LSTM.weights`.
+    state : State
+        With respect to the initial state.
+    """
+
+    x: np.ndarray | None
+    weights: dict[str, np.ndarray]
+    state: State
+
+
+class Dropout(NamedTuple):
+    """What to drop between layers, and where chance comes from."""
+
+    probability: float
+    rng: np.random.Generator
+
+    def mask(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray | None:
+        """What to multiply by: 0, or as much more than 1 as is dropped; None where nothing is."""
+        if self.probability == 0.0:
+            return None
+        kept = self.rng.random(shape) >= self.probability
+        return np.asarray(kept.astype(dtype) / dtype.type(1.0 - self.probability))
+
+
+def forward(snapshot: Snapshot, x: npt.ArrayLike, state: StateLike, lengths: Lengths) -> tuple[np.ndarray, State]:
+    """Run all layers and directions."""
+    y, end, _, _ = _forward(snapshot, x, state, lengths, None)
+    return y, end
+
+
+def forward_train(
+    snapshot: Snapshot, x: npt.ArrayLike, state: StateLike, lengths: Lengths, dropout: Dropout
+) -> tuple[np.ndarray, State, LSTMTape]:
+    """Run all layers and directions, with dropout between layers, and record them."""
+    y, end, tapes, masks = _forward(snapshot, x, state, lengths, dropout)
+    return y, end, LSTMTape(tuple(tapes), tuple(masks), snapshot)
+
+
+def _forward(
+    snapshot: Snapshot, x: npt.ArrayLike, state: StateLike, lengths: Lengths, training: Dropout | None
+) -> tuple[np.ndarray, State, list[Tape], list[np.ndarray | None]]:
+    layout = snapshot.layout
+    directions, output = layout.directions, layout.output_size
+    y = x if isinstance(x, np.ndarray) else np.asarray(x)
+    lengths = as_lengths(lengths)
+    states = split_state(layout, "state", state, y)
+    tapes: list[Tape] = []
+    masks: list[np.ndarray | None] = []
+    ends: list[tuple[np.ndarray, np.ndarray]] = []
+    for k in range(layout.num_layers):
+        x = y
+        sides: Sequence[np.ndarray | None] = (None,)
+        if directions == 2:
+            # Both directions write into one array, side by side. The pass refuses an x of another rank.
+            y = np.zeros((*x.shape[:-1], 2 * output) if x.ndim in (2, 3) else 0, dtype=layout.dtype)
+            sides = (y[..., :output], y[..., output:])
+        for d, side in enumerate(sides):
+            part, reverse, train = k * directions + d, d == 1, training is not None
+            out, h, c, gates, c_tape = _core.forward(
+                snapshot.forward[part], x, states[part], lengths, reverse, layout.batch_first, train, side
+            )
+            ends.append((h, c))
+            if side is None:
+                y = out
+            if train:
+                tapes.append(
+                    Tape(
+                        gates=gates,
+                        c=c_tape,
+                        x=x,
+                        y=out,
+                        weights=snapshot.weights[part],
+                        state=states[part],
+                        cell=layout.cell,
+                        lengths=lengths,
+                        reverse=reverse,
+                        batch_first=layout.batch_first,
+                    )
+                )
+        if k < layout.num_layers - 1:
+            masks.append(None if training is None else training.mask(y.shape, layout.dtype))
+            y = y if masks[-1] is None else y * masks[-1]
+    return y, _join(ends), tapes, masks
+
+
+def backward(
+    layout: Layout, tape: LSTMTape, dy: npt.ArrayLike | None, dstate: StateLike, need_dx: bool
+) -> LSTMGradients:
+    """Run all layers and directions backward; the tape has to fit."""
+    directions, output = layout.directions, layout.output_size
+    first = tape.layers[0]
+    d_out: np.ndarray | None = None
+    if dy is not None:
+        d_out = dy if isinstance(dy, np.ndarray) else np.asarray(dy)
+        expected = (*first.y.shape[:-1], directions * output)
+        if d_out.shape != expected:
+            raise ValueError(f"dy: expected shape {expected}, as y has, got {d_out.shape}")
+    dstates = split_state(layout, "dstate", dstate, np.asarray(first.x))
+    weights: dict[str, Any] = {}
+    starts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for k in reversed(range(layout.num_layers)):
+        dx: np.ndarray | None = None
+        for d in range(directions):
+            part = k * directions + d
+            record = tape.layers[part]
+            snapshot = tape._snapshot
+            packed = _core.Backward(record.cell, *record.weights) if snapshot is None else snapshot.backward(part)
+            part_dx, *part_weights, h, c = _core.backward(
+                packed,
+                record.x,
+                record.state,
+                record.lengths,
+                record.reverse,
+                record.batch_first,
+                record.y,
+                record.gates,
+                record.c,
+                None if d_out is None else d_out[..., d * output : (d + 1) * output],
+                dstates[part],
+                need_dx or k > 0,
+            )
+            starts[part] = (h, c)
+            weights |= {n: g for n, g in zip(layout.parts[part], part_weights, strict=True) if n is not None}
+            dx = part_dx if dx is None or part_dx is None else np.add(dx, part_dx, out=dx)
+        mask = tape.dropout[k - 1] if k > 0 else None
+        d_out = dx if mask is None or dx is None else dx * mask
+    return LSTMGradients(
+        d_out, {name: weights[name] for name in layout.shapes}, _join([starts[k] for k in sorted(starts)])
+    )
+
+
+def fits(layout: Layout, tape: LSTMTape) -> bool:
+    """Is this the tape of such a layer? The gradients of another would be those of other weights."""
+    if tape._snapshot is not None and tape._snapshot.layout is layout:
+        return True
+    got = [
+        (record.cell, record.reverse, record.batch_first, [None if w is None else w.shape for w in record.weights])
+        for record in tape.layers
+    ]
+    expected = [
+        (
+            layout.cell,
+            k % layout.directions == 1,
+            layout.batch_first,
+            [None if name is None else layout.shapes[name] for name in names],
+        )
+        for k, names in enumerate(layout.parts)
+    ]
+    return got == expected
+
+
+def split_state(layout: Layout, name: str, state: StateLike, x: np.ndarray) -> Sequence[State | None]:
+    """A state of all layers and directions, part by part, for an input `x`."""
+    parts = len(layout.parts)
+    # Of another rank, the pass says what is wrong with x.
+    if state is None or x.ndim not in (2, 3):
+        return [None] * parts
+    if not (isinstance(state, tuple) and len(state) == 2):
+        raise TypeError(f"{name}: expected a State or another tuple (h, c), got {type(state).__name__}")
+    batch = () if x.ndim == 2 else (x.shape[0 if layout.batch_first else 1],)
+    arrays = []
+    for letter, array, width in zip("hc", state, (layout.output_size, layout.hidden_size), strict=True):
+        given, expected = np.asarray(array), (parts, *batch, width)
+        if given.shape != expected:
+            raise ValueError(
+                f"{name}.{letter}: expected shape {expected} for num_layers {layout.num_layers} "
+                f"and bidirectional {layout.directions == 2}, got {given.shape}"
+            )
+        arrays.append(given)
+    return [State(h, c) for h, c in zip(*arrays, strict=True)]
+
+
+def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> State:
+    """A state of all layers and directions, from those of each."""
+    if len(parts) == 1:
+        return State(parts[0][0][None], parts[0][1][None])
+    return State(np.stack([h for h, _ in parts]), np.stack([c for _, c in parts]))
