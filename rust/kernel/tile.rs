@@ -303,6 +303,7 @@ fn blocks<A, const C: usize, const U: usize>(row: &[A]) -> &[[A; C]; U] {
 /// The chains of one tile. Every index is a constant once the loops over R, U and C are unrolled: registers have no
 /// addresses.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "k runs over several arrays at once")]
 fn chains<S: Lanes<T>, T: Element, const C: usize, const U: usize, const R: usize>(
     simd: S,
     left: impl Column<T, R>,

@@ -1,13 +1,13 @@
 //! Weights in the order in which the tile reads them, made once and used by many calls.
 
-use ndarray::{ArrayView2, s};
+use ndarray::{ArrayView2, Axis};
 
 use super::Weights;
 use crate::cell::CellSpec;
 use crate::dims::LayerDims;
 use crate::error::Result;
 use crate::kernel::tile::Panel;
-use crate::simd::memory::Aligned;
+use crate::simd::memory::{Aligned, Rows};
 use crate::simd::{Element, InstructionSet, Job, Lanes};
 
 /// Vectors in a block where the width is free: the tile's largest.
@@ -54,22 +54,22 @@ impl<T: Element> Forward<T> {
         let hidden = dims.hidden_size;
         // Vector v of a row: gate v % G of the units of block v / G.
         let gates = Interleave { lanes, groups: dims.gates, group_rows: hidden };
-        let b = weights.b.as_ref().map(|b| b.insert_axis(ndarray::Axis(1)));
+        let b = weights.b.as_ref().map(|b| b.insert_axis(Axis(1)));
         Ok(Self {
             isa,
             cell,
             dims,
-            w_ih: gates.panel(weights.w_ih, dims.gates)?,
-            w_hh: gates.panel(weights.w_hh, dims.gates)?,
+            w_ih: gates.panel("w_ih", weights.w_ih, dims.gates)?,
+            w_hh: gates.panel("w_hh", weights.w_hh, dims.gates)?,
             b: match b {
-                Some(b) => gates.vectors(b)?,
+                Some(b) => gates.vectors("b", b)?,
                 None => Aligned::try_zeroed(gates.count() * lanes)?,
             },
             peephole: peepholes(lanes, cell, weights)?,
             w_hr: match weights.w_hr {
                 Some(w_hr) => {
                     let outputs = Interleave { lanes, groups: 1, group_rows: dims.output_size };
-                    Some(outputs.panel(w_hr, WIDTH)?)
+                    Some(outputs.panel("w_hr", w_hr, WIDTH)?)
                 }
                 None => None,
             },
@@ -96,10 +96,10 @@ impl<T: Element> Backward<T> {
             isa,
             cell,
             dims,
-            w_ih: columns(lanes, weights.w_ih)?,
-            w_hh: columns(lanes, weights.w_hh)?,
+            w_ih: columns("w_ih", lanes, weights.w_ih)?,
+            w_hh: columns("w_hh", lanes, weights.w_hh)?,
             peephole: peepholes(lanes, cell, weights)?,
-            w_hr: weights.w_hr.map(|w_hr| columns(lanes, w_hr)).transpose()?,
+            w_hr: weights.w_hr.map(|w_hr| columns("w_hr", lanes, w_hr)).transpose()?,
             bias: weights.b.is_some(),
         })
     }
@@ -144,7 +144,7 @@ fn peepholes<T: Element>(lanes: usize, cell: CellSpec, weights: &Weights<'_, T>)
     };
     let (groups, hidden) = (cell.peephole_rows().count, peephole.ncols());
     let flat = peephole.to_shape((groups * hidden, 1)).expect("as many numbers");
-    Interleave { lanes, groups, group_rows: hidden }.vectors(flat.view())
+    Interleave { lanes, groups, group_rows: hidden }.vectors("peephole", flat.view())
 }
 
 /// The rows of a matrix as columns of vectors: vector `v` holds the units of block `v / groups` of group `v % groups`.
@@ -162,8 +162,9 @@ impl Interleave {
     }
 
     /// A panel whose depth is the matrix' columns.
-    fn panel<T: Element>(&self, matrix: ArrayView2<'_, T>, width: usize) -> Result<Panel<T>> {
+    fn panel<T: Element>(&self, name: &str, matrix: ArrayView2<'_, T>, width: usize) -> Result<Panel<T>> {
         let mut panel = Panel::try_new(matrix.ncols(), self.count(), width, self.lanes)?;
+        let matrix = rows(name, matrix)?;
         for (first, width, numbers) in panel.blocks_mut() {
             self.fill(matrix, first, width, numbers);
         }
@@ -171,44 +172,50 @@ impl Interleave {
     }
 
     /// The only column of a matrix, as vectors.
-    fn vectors<T: Element>(&self, column: ArrayView2<'_, T>) -> Result<Aligned<T>> {
+    fn vectors<T: Element>(&self, name: &str, column: ArrayView2<'_, T>) -> Result<Aligned<T>> {
         let mut vectors = Aligned::try_zeroed(self.count() * self.lanes)?;
-        self.fill(column, 0, self.count(), &mut vectors);
+        self.fill(rows(name, column)?, 0, self.count(), &mut vectors);
         Ok(vectors)
     }
 
     /// Vectors `first..first + width` at every depth: `[k][width][lanes]`.
-    fn fill<T: Element>(&self, matrix: ArrayView2<'_, T>, first: usize, width: usize, numbers: &mut [T]) {
-        // A transposition: so many columns at a time that the lines written stay in cache.
-        const COLUMNS: usize = 64;
-        let depth = matrix.ncols();
-        for from in (0..depth).step_by(COLUMNS) {
-            let to = depth.min(from + COLUMNS);
-            for w in 0..width {
-                let unit = (first + w) / self.groups * self.lanes;
-                let row = (first + w) % self.groups * self.group_rows + unit;
-                for lane in 0..self.lanes.min(self.group_rows - unit) {
-                    let places = numbers[(from * width + w) * self.lanes + lane..].iter_mut();
-                    let places = places.step_by(width * self.lanes);
-                    for (place, &number) in places.zip(matrix.slice(s![row + lane, from..to])) {
-                        *place = number;
-                    }
+    fn fill<T: Element>(&self, matrix: Rows<'_, T>, first: usize, width: usize, numbers: &mut [T]) {
+        for w in 0..width {
+            let unit = (first + w) / self.groups * self.lanes;
+            let row = (first + w) % self.groups * self.group_rows + unit;
+            let mut rows: [&[T]; MOST_LANES] = [&[]; MOST_LANES];
+            let rows = &mut rows[..self.lanes.min(self.group_rows - unit)];
+            for (lane, place) in rows.iter_mut().enumerate() {
+                *place = matrix.row(0, row + lane);
+            }
+            // A transposition that writes in order and reads from so many streams at once.
+            for (k, places) in numbers.chunks_exact_mut(width * self.lanes).enumerate() {
+                for (place, row) in places[w * self.lanes..].iter_mut().zip(&*rows) {
+                    *place = row[k];
                 }
             }
         }
     }
 }
 
+/// The most numbers that a vector of any instruction set has.
+const MOST_LANES: usize = 16;
+
 /// The columns of a matrix as columns of vectors; the depth is the matrix' rows.
-fn columns<T: Element>(lanes: usize, matrix: ArrayView2<'_, T>) -> Result<Panel<T>> {
-    let mut panel = Panel::try_new(matrix.nrows(), matrix.ncols().div_ceil(lanes), WIDTH, lanes)?;
+fn columns<T: Element>(name: &str, lanes: usize, matrix: ArrayView2<'_, T>) -> Result<Panel<T>> {
+    let (depth, columns) = matrix.dim();
+    let matrix = rows(name, matrix)?;
+    let mut panel = Panel::try_new(depth, columns.div_ceil(lanes), WIDTH, lanes)?;
     for (first, width, numbers) in panel.blocks_mut() {
-        let columns = first * lanes..matrix.ncols().min((first + width) * lanes);
-        for (row, places) in matrix.rows().into_iter().zip(numbers.chunks_exact_mut(width * lanes)) {
-            for (place, &number) in places.iter_mut().zip(row.slice(s![columns.clone()])) {
-                *place = number;
-            }
+        let columns = first * lanes..columns.min((first + width) * lanes);
+        for (k, places) in numbers.chunks_exact_mut(width * lanes).enumerate() {
+            places[..columns.len()].copy_from_slice(&matrix.row(0, k)[columns.clone()]);
         }
     }
     Ok(panel)
+}
+
+/// The rows of a matrix.
+fn rows<'a, T>(name: &str, matrix: ArrayView2<'a, T>) -> Result<Rows<'a, T>> {
+    Rows::new(name, matrix.insert_axis(Axis(0)))
 }
