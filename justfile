@@ -118,9 +118,9 @@ _venv minor numpy *command:
     python -m lstm_rs info
     {{ command }}
 
+# A test asks for more memory than there is and has to be refused, which the allocator's option allows.
 # AddressSanitizer over the Rust tests, on every instruction set of this CPU
 asan:
-    # A test asks for more memory than there is, and wants to be refused.
     ASAN_OPTIONS=allocator_may_return_null=1 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
         cargo test --lib --target {{ arch() }}-unknown-linux-gnu --target-dir target/asan
 

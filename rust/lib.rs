@@ -25,9 +25,11 @@ pub mod dims;
 pub mod error;
 mod kernel;
 pub mod layer;
+#[allow(unsafe_code, reason = "intrinsics, and rows without a check per number")]
 pub mod simd;
 
 #[cfg(feature = "python")]
+#[allow(unsafe_code, reason = "arrays are borrowed from NumPy")]
 mod python;
 #[cfg(test)]
 mod reference;

@@ -1,0 +1,286 @@
+//! Arrays on their way in and out: borrowed where they lie as the engine wants them, repaired by a copy where not,
+//! refused where their dtype is another; made anew for what goes out.
+
+use ndarray::{ArrayView3, ArrayViewD, ArrayViewMut3, ArrayViewMutD, Axis, Ix2, Ix3};
+use numpy::npyffi::flags::{NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE};
+use numpy::npyffi::{PY_ARRAY_API, npy_intp};
+use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::dims::Dims;
+use crate::layer;
+use crate::simd;
+
+/// An element that NumPy has.
+pub(super) trait Number: simd::Element + numpy::Element {
+    const NAME: &'static str;
+}
+impl Number for f32 {
+    const NAME: &'static str = "float32";
+}
+impl Number for f64 {
+    const NAME: &'static str = "float64";
+}
+
+pub(super) type Array<'py, T> = Bound<'py, PyArrayDyn<T>>;
+
+/// Which copies an array can be spared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// C order.
+    Contiguous,
+    /// Any strides but for the last axis, which is contiguous.
+    Rows,
+}
+
+pub(super) fn has_flags(array: &Bound<'_, PyUntypedArray>, flags: i32) -> bool {
+    // SAFETY: the pointer is to a live array object.
+    unsafe { (*array.as_array_ptr()).fields.flags & flags == flags }
+}
+
+/// Does the array lie as wanted?
+pub(super) fn lies<T: Number>(array: &Array<'_, T>, wanted: Wanted) -> bool {
+    let untyped = array.as_untyped();
+    if !has_flags(untyped, NPY_ARRAY_ALIGNED) {
+        return false;
+    }
+    has_flags(untyped, NPY_ARRAY_C_CONTIGUOUS)
+        || wanted == Wanted::Rows
+            && match (untyped.shape().last(), untyped.strides().last()) {
+                (Some(&length), Some(&stride)) => length <= 1 || stride == size_of::<T>() as isize,
+                _ => true,
+            }
+}
+
+/// The array itself, or a copy that lies as wanted; a TypeError for another dtype.
+pub(super) fn borrow<'py, T: Number>(
+    name: &str,
+    object: &Bound<'py, PyAny>,
+    wanted: Wanted,
+    like: &str,
+) -> PyResult<Array<'py, T>> {
+    if let Ok(array) = object.cast::<PyArrayDyn<T>>()
+        && lies(array, wanted)
+    {
+        return Ok(array.clone());
+    }
+    let numpy = object.py().import("numpy")?;
+    if object.is_none() {
+        return Err(PyTypeError::new_err(format!("{name}: expected an array of {}{like}, got None", T::NAME)));
+    }
+    let array = as_array(name, object)?;
+    let dtype = array.getattr("dtype")?;
+    if dtype_name(&dtype)? != T::NAME {
+        return Err(wrong_dtype(name, object, &dtype, T::NAME, like));
+    }
+    let repaired = numpy.call_method1("require", (array, T::NAME, ["C", "A"]))?;
+    Ok(repaired.cast_into()?)
+}
+
+/// `numpy.asarray`, whose refusals are given the argument's name.
+pub(super) fn as_array<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = object.py();
+    py.import("numpy")?.call_method1("asarray", (object,)).map_err(|error| {
+        let what = format!("{name}: expected an array of numbers: {}", error.value(py));
+        if error.is_instance_of::<PyValueError>(py) { PyValueError::new_err(what) } else { PyTypeError::new_err(what) }
+    })
+}
+
+/// The dtype's name, in whatever byte order.
+pub(super) fn dtype_name(dtype: &Bound<'_, PyAny>) -> PyResult<String> {
+    dtype.getattr("name")?.extract()
+}
+
+#[cold]
+pub(super) fn wrong_dtype(
+    name: &str,
+    object: &Bound<'_, PyAny>,
+    dtype: &Bound<'_, PyAny>,
+    expected: &str,
+    like: &str,
+) -> PyErr {
+    let got = dtype_name(dtype).unwrap_or_else(|_| "another dtype".into());
+    let cast = if object.is_instance_of::<PyUntypedArray>() {
+        format!("{name}.astype(np.{expected})")
+    } else {
+        format!("np.asarray({name}, dtype=np.{expected})")
+    };
+    PyTypeError::new_err(format!("{name}: expected {expected}{like}, got {got}; cast it with {cast}"))
+}
+
+/// True or False, whether of Python or of NumPy: what else is true is more often a mistake than meant.
+pub(super) fn flag(name: &str, object: &Bound<'_, PyAny>) -> PyResult<bool> {
+    object.extract().or_else(|_| {
+        let (got, kind) = (object.repr()?, object.get_type().name()?);
+        let what = format!("{name}: expected True or False, got {got} of type {kind}; cast it with bool()");
+        Err(PyTypeError::new_err(what))
+    })
+}
+
+/// `None`, or the array.
+pub(super) fn borrow_option<'py, T: Number>(
+    name: &str,
+    object: Option<&Bound<'py, PyAny>>,
+    wanted: Wanted,
+    like: &str,
+) -> PyResult<Option<Array<'py, T>>> {
+    object.map(|object| borrow(name, object, wanted, like)).transpose()
+}
+
+/// The array as ndarray sees it.
+pub(super) fn view<'a, T: Number>(array: &'a Array<'_, T>) -> ArrayViewD<'a, T> {
+    // SAFETY: `borrow` has checked that it is aligned and of this dtype, and it lives as long as the reference to it.
+    // Another Python thread may write to it meanwhile, as the module's documentation says.
+    unsafe { array.as_array() }
+}
+
+/// The same, to write to: only for arrays made here, or checked by `check_out`.
+pub(super) fn view_mut<'a, T: Number>(array: &'a Array<'_, T>) -> ArrayViewMutD<'a, T> {
+    // SAFETY: it was made by `zeros`, so nobody else knows of it, or has passed `check_out`; aligned and of this dtype.
+    unsafe { array.as_array_mut() }
+}
+
+/// (T, N, ·) whatever the caller's axes.
+pub(super) fn sequences<'a, T: Number>(array: &'a Array<'_, T>, dims: &Dims) -> ArrayView3<'a, T> {
+    let view = view(array);
+    let view = if dims.axes.single { view.insert_axis(Axis(1)) } else { view };
+    let view = view.into_dimensionality::<Ix3>().expect("its shape was checked");
+    if dims.axes.batch_first { view.permuted_axes([1, 0, 2]) } else { view }
+}
+
+/// (T, N, ·) whatever the caller's axes.
+pub(super) fn sequences_mut<'a, T: Number>(array: &'a Array<'_, T>, dims: &Dims) -> ArrayViewMut3<'a, T> {
+    let view = view_mut(array);
+    let view = if dims.axes.single { view.insert_axis(Axis(1)) } else { view };
+    let view = view.into_dimensionality::<Ix3>().expect("its shape was checked");
+    if dims.axes.batch_first { view.permuted_axes([1, 0, 2]) } else { view }
+}
+
+/// A state that came in.
+pub(super) struct State<'py, T> {
+    pub(super) h: Array<'py, T>,
+    pub(super) c: Array<'py, T>,
+}
+
+impl<'py, T: Number> State<'py, T> {
+    /// From a tuple of two, checked; `None` from `None`.
+    pub(super) fn borrow(name: &str, object: Option<&Bound<'py, PyAny>>, dims: &Dims) -> PyResult<Option<Self>> {
+        let Some(object) = object else {
+            return Ok(None);
+        };
+        let pair = match object.cast::<PyTuple>() {
+            Ok(tuple) if tuple.len() == 2 => tuple,
+            other => {
+                let got = match other {
+                    Ok(tuple) => format!("a tuple of {}", tuple.len()),
+                    Err(_) => object.get_type().name()?.to_string(),
+                };
+                let what = format!("{name}: expected a State or another tuple (h, c), got {got}; write (h, c)");
+                return Err(PyTypeError::new_err(what));
+            }
+        };
+        let part = |k: usize, letter: &str| {
+            borrow::<T>(&format!("{name}.{letter}"), &pair.get_item(k)?, Wanted::Contiguous, LIKE_WEIGHTS)
+        };
+        let state = Self { h: part(0, "h")?, c: part(1, "c")? };
+        dims.check_state(name, state.h.shape(), state.c.shape())?;
+        Ok(Some(state))
+    }
+
+    pub(super) fn view(&self, dims: &Dims) -> layer::State<'_, T> {
+        let two = |array| {
+            let view = view(array);
+            let view = if dims.axes.single { view.insert_axis(Axis(0)) } else { view };
+            view.into_dimensionality::<Ix2>().expect("its shape was checked")
+        };
+        layer::State { h: two(&self.h), c: two(&self.c) }
+    }
+}
+
+pub(super) const LIKE_WEIGHTS: &str = ", as the weights are";
+pub(super) const LIKE_W_IH: &str = ", as w_ih is";
+
+/// Lengths as int64: one for a single sequence, else one for each.
+pub(super) fn lengths(object: Option<&Bound<'_, PyAny>>, dims: &Dims) -> PyResult<Option<Vec<i64>>> {
+    let Some(object) = object else {
+        return Ok(None);
+    };
+    let wrong = |_| PyTypeError::new_err("lengths: expected an array of int64; cast it with lengths.astype(np.int64)");
+    let array = object.cast::<PyArrayDyn<i64>>().map_err(wrong)?;
+    dims.check_lengths_shape(array.shape())?;
+    let lengths: Vec<i64> = array.to_owned_array().into_iter().collect();
+    dims.check_lengths(&lengths)?;
+    Ok(Some(lengths))
+}
+
+/// A new array of zeros, or a MemoryError.
+pub(super) fn zeros<'py, T: Number>(py: Python<'py>, shape: &[usize]) -> PyResult<Array<'py, T>> {
+    let mut dims = [0; 4];
+    for (place, &length) in dims.iter_mut().zip(shape) {
+        *place = npy_intp::try_from(length).map_err(|_| PyMemoryError::new_err("an array of that size"))?;
+    }
+    let dtype = T::get_dtype(py).into_ptr();
+    // SAFETY: `dims` holds at least `shape.len()` lengths (at most 4 are asked for), and the dtype's reference is given
+    // away, as PyArray_Zeros wants it; the answer is a new array of that dtype, or null with an exception set.
+    unsafe {
+        let array = PY_ARRAY_API.PyArray_Zeros(py, shape.len() as i32, dims.as_mut_ptr(), dtype.cast(), 0);
+        Ok(Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked())
+    }
+}
+
+/// Checks an array to write to that the caller gave.
+pub(super) fn check_out<T: Number>(out: &Array<'_, T>, inputs: &[&Array<'_, T>]) -> PyResult<()> {
+    let untyped = out.as_untyped();
+    if !lies(out, Wanted::Rows) || !has_flags(untyped, NPY_ARRAY_WRITEABLE) {
+        let what = "out: expected a writable, aligned array whose last axis is contiguous; use np.empty";
+        return Err(PyValueError::new_err(what));
+    }
+    let (start, end) = extent(out);
+    for input in inputs {
+        let (from, to) = extent(input);
+        if from < end && start < to {
+            let what = "out: shares memory with an input; give it an array of its own";
+            return Err(PyValueError::new_err(what));
+        }
+    }
+    Ok(())
+}
+
+/// First byte of an array, and the one behind its last.
+pub(super) fn extent<T: Number>(array: &Array<'_, T>) -> (usize, usize) {
+    if array.is_empty() {
+        return (0, 0);
+    }
+    let (mut start, mut end) = (array.data() as usize, array.data() as usize + size_of::<T>());
+    for (&length, &stride) in array.shape().iter().zip(array.strides()) {
+        let reach = (length as isize - 1) * stride;
+        if reach < 0 { start = start.wrapping_add_signed(reach) } else { end = end.wrapping_add_signed(reach) }
+    }
+    (start, end)
+}
+
+/// Room for a state, (N, ·) or (·,).
+pub(super) struct StateOut<'py, T> {
+    pub(super) h: Array<'py, T>,
+    pub(super) c: Array<'py, T>,
+}
+
+impl<'py, T: Number> StateOut<'py, T> {
+    pub(super) fn new(py: Python<'py>, dims: &Dims) -> PyResult<Self> {
+        Ok(Self {
+            h: zeros(py, &dims.state_shape(dims.layer.output_size))?,
+            c: zeros(py, &dims.state_shape(dims.layer.hidden_size))?,
+        })
+    }
+
+    pub(super) fn view(&self, dims: &Dims) -> layer::StateMut<'_, T> {
+        let two = |array| {
+            let view: ArrayViewMutD<'_, T> = view_mut(array);
+            let view = if dims.axes.single { view.insert_axis(Axis(0)) } else { view };
+            view.into_dimensionality::<Ix2>().expect("made so")
+        };
+        layer::StateMut { h: two(&self.h), c: two(&self.c) }
+    }
+}

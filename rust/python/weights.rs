@@ -1,0 +1,180 @@
+//! Cells and weights: read from Python once, and packed for any number of calls.
+
+use ndarray::{Ix1, Ix2};
+use numpy::PyUntypedArrayMethods;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use super::arrays::{
+    Array, LIKE_W_IH, Number, Wanted, as_array, borrow, borrow_option, dtype_name, flag, view, wrong_dtype,
+};
+use super::chosen;
+use crate::cell::{Activation, CellSpec};
+use crate::dims::LayerDims;
+use crate::error::Result;
+use crate::layer;
+
+impl<'a, 'py> FromPyObject<'a, 'py> for CellSpec {
+    type Error = PyErr;
+
+    fn extract(cell: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        if cell.is_instance_of::<PyType>() {
+            return Err(PyTypeError::new_err("cell: expected a CellSpec, got a class; call it, as in CellSpec()"));
+        }
+        let read = |name: &str| {
+            cell.getattr(name).map_err(|_| {
+                let got = cell.get_type().name().map_or_else(|_| "something else".into(), |name| name.to_string());
+                PyTypeError::new_err(format!("cell: expected a CellSpec, got {got}"))
+            })
+        };
+        let flag = |name: &str| flag(&format!("cell.{name}"), &read(name)?);
+        let text = |name: &str| -> PyResult<String> {
+            let wrong = |_| PyTypeError::new_err(format!("cell.{name}: expected a str"));
+            read(name)?.extract().map_err(wrong)
+        };
+        let activation = |name: &str| match text(name)?.as_str() {
+            "tanh" => Ok(Activation::Tanh),
+            "identity" => Ok(Activation::Identity),
+            other => {
+                let what = format!("cell.{name}: expected 'tanh' or 'identity', got '{other}'");
+                Err(PyValueError::new_err(what))
+            }
+        };
+        if text("gate_activation")? != "sigmoid" {
+            return Err(PyValueError::new_err("cell.gate_activation: expected 'sigmoid'"));
+        }
+        Ok(Self {
+            input_gate: flag("input_gate")?,
+            forget_gate: flag("forget_gate")?,
+            output_gate: flag("output_gate")?,
+            coupled: flag("coupled")?,
+            peephole: flag("peephole")?,
+            input_activation: activation("input_activation")?,
+            output_activation: activation("output_activation")?,
+        })
+    }
+}
+
+/// Refuses cells whose parts contradict each other.
+#[pyfunction]
+pub(super) fn check_cell(cell: CellSpec) -> PyResult<()> {
+    Ok(cell.check()?)
+}
+
+/// The weights' arrays while they are borrowed.
+pub(super) struct Weights<'py, T> {
+    w_ih: Array<'py, T>,
+    w_hh: Array<'py, T>,
+    b: Option<Array<'py, T>>,
+    peephole: Option<Array<'py, T>>,
+    w_hr: Option<Array<'py, T>>,
+}
+
+/// The weights as Python has them.
+pub(super) type WeightObjects<'a, 'py> = (
+    &'a Bound<'py, PyAny>,
+    &'a Bound<'py, PyAny>,
+    Option<&'a Bound<'py, PyAny>>,
+    Option<&'a Bound<'py, PyAny>>,
+    Option<&'a Bound<'py, PyAny>>,
+);
+
+impl<'py, T: Number> Weights<'py, T> {
+    pub(super) fn borrow((w_ih, w_hh, b, peephole, w_hr): WeightObjects<'_, 'py>) -> PyResult<Self> {
+        let wanted = Wanted::Contiguous;
+        Ok(Self {
+            w_ih: borrow("w_ih", w_ih, wanted, "")?,
+            w_hh: borrow("w_hh", w_hh, wanted, LIKE_W_IH)?,
+            b: borrow_option("b", b, wanted, LIKE_W_IH)?,
+            peephole: borrow_option("peephole", peephole, wanted, LIKE_W_IH)?,
+            w_hr: borrow_option("w_hr", w_hr, wanted, LIKE_W_IH)?,
+        })
+    }
+
+    /// Runs `pack` on them, their ranks being right.
+    pub(super) fn with<R>(&self, cell: CellSpec, pack: impl FnOnce(&layer::Weights<'_, T>) -> Result<R>) -> Result<R> {
+        let shape = |array: &Option<Array<'py, T>>| array.as_ref().map(|array| array.shape().to_vec());
+        let (b, peephole, w_hr) = (shape(&self.b), shape(&self.peephole), shape(&self.w_hr));
+        LayerDims::new(
+            cell,
+            crate::dims::WeightShapes {
+                w_ih: self.w_ih.shape(),
+                w_hh: self.w_hh.shape(),
+                b: b.as_deref(),
+                peephole: peephole.as_deref(),
+                w_hr: w_hr.as_deref(),
+            },
+        )?;
+        let two = |array| view(array).into_dimensionality::<Ix2>().expect("its shape was checked");
+        pack(&layer::Weights {
+            w_ih: two(&self.w_ih),
+            w_hh: two(&self.w_hh),
+            b: self.b.as_ref().map(|b| view(b).into_dimensionality::<Ix1>().expect("its shape was checked")),
+            peephole: self.peephole.as_ref().map(two),
+            w_hr: self.w_hr.as_ref().map(two),
+        })
+    }
+}
+
+/// The dtype that the weights decide on.
+pub(super) fn decides<'py>(w_ih: &Bound<'py, PyAny>) -> PyResult<bool> {
+    if w_ih.is_none() {
+        return Err(PyTypeError::new_err("w_ih: expected an array of float32 or float64, got None"));
+    }
+    let array = as_array("w_ih", w_ih)?;
+    let dtype = array.getattr("dtype")?;
+    match dtype_name(&dtype)?.as_str() {
+        "float32" => Ok(true),
+        "float64" => Ok(false),
+        _ => Err(wrong_dtype("w_ih", w_ih, &dtype, "float32", " or float64")),
+    }
+}
+
+/// Of either dtype.
+pub(super) enum Either<A, B> {
+    F32(A),
+    F64(B),
+}
+
+/// A pass' weights, packed for one instruction set: immutable, and shared by any number of calls.
+macro_rules! packed_weights {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[pyclass(frozen, module = "lstm_rs._core")]
+        pub(super) struct $name(pub(super) Either<layer::$name<f32>, layer::$name<f64>>);
+
+        #[pymethods]
+        impl $name {
+            #[new]
+            #[pyo3(signature = (cell, w_ih, w_hh, b=None, peephole=None, w_hr=None))]
+            fn new(
+                cell: CellSpec,
+                w_ih: &Bound<'_, PyAny>,
+                w_hh: &Bound<'_, PyAny>,
+                b: Option<&Bound<'_, PyAny>>,
+                peephole: Option<&Bound<'_, PyAny>>,
+                w_hr: Option<&Bound<'_, PyAny>>,
+            ) -> PyResult<Self> {
+                let objects = (w_ih, w_hh, b, peephole, w_hr);
+                let isa = chosen();
+                Ok(Self(if decides(w_ih)? {
+                    let weights = Weights::<f32>::borrow(objects)?;
+                    Either::F32(weights.with(cell, |weights| layer::$name::new(isa, cell, weights))?)
+                } else {
+                    let weights = Weights::<f64>::borrow(objects)?;
+                    Either::F64(weights.with(cell, |weights| layer::$name::new(isa, cell, weights))?)
+                }))
+            }
+        }
+    };
+}
+
+packed_weights! {
+    /// Weights as `forward` reads them.
+    Forward
+}
+packed_weights! {
+    /// Weights as `backward` reads them.
+    Backward
+}
