@@ -8,7 +8,7 @@ These functions pack the weights on every call, which is what a single pass over
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -230,7 +230,7 @@ def forward(
     >>> bool((y[-1] == h).all())
     True
     """
-    packed = _core.Forward(cell, *Weights(*weights))
+    packed = _core.Forward(cell, *_as_weights(weights))
     y, h, c, _, _ = _core.forward(packed, x, state, as_lengths(lengths), reverse, batch_first, False)
     return y, State(h, c)
 
@@ -281,7 +281,7 @@ def forward_train(
     >>> tape.gates.shape, tape.cell.gates
     ((7, 1, 4, 5), ('i', 'f', 'g', 'o'))
     """
-    weights = Weights(*weights)
+    weights = _as_weights(weights)
     packed = _core.Forward(cell, *weights)
     lengths = as_lengths(lengths)
     y, h, c, gates, c_tape = _core.forward(packed, x, state, lengths, reverse, batch_first, True)
@@ -352,12 +352,12 @@ def backward(
     >>> grads.x.shape, grads.weights.w_hh.shape, grads.weights.b
     ((7, 2, 3), (20, 5), None)
     """
-    packed = _core.Backward(tape.cell, *tape.weights)
+    packed = _core.Backward(tape.cell, *_as_weights(tape.weights))
     dx, w_ih, w_hh, b, peephole, w_hr, h, c = _core.backward(
         packed,
         tape.x,
         tape.state,
-        tape.lengths,
+        as_lengths(tape.lengths),
         tape.reverse,
         tape.batch_first,
         tape.y,
@@ -374,7 +374,10 @@ def as_lengths(lengths: Lengths) -> np.ndarray | None:
     """Lengths of any integer type as int64; bools and floats are refused."""
     if lengths is None:
         return None
-    array = np.asarray(lengths)
+    try:
+        array = np.asarray(lengths)
+    except ValueError:  # rows of several lengths
+        raise TypeError(f"lengths: expected integers, one a sequence, got {lengths!r}") from None
     if array.dtype.kind == "u":
         # What does not fit is longer than any sequence, and is refused as such.
         array = np.minimum(array.astype(np.uint64), np.uint64(np.iinfo(np.int64).max))
@@ -382,4 +385,18 @@ def as_lengths(lengths: Lengths) -> np.ndarray | None:
         raise TypeError(
             f"lengths: expected integers, got {array.dtype}; cast them with np.asarray(lengths, dtype=np.int64)"
         )
-    return array.astype(np.int64)
+    # A copy: the tape keeps it.
+    return np.array(array, dtype=np.int64)
+
+
+def _as_weights(weights: Any) -> Weights:
+    """Weights, or another tuple or list of as many arrays."""
+    if isinstance(weights, Weights):
+        return weights
+    if not isinstance(weights, tuple | list) or not 2 <= len(weights) <= 5:
+        count = f" of {len(weights)}" if isinstance(weights, Sized) else ""
+        raise TypeError(
+            "weights: expected Weights, or a tuple (w_ih, w_hh, b, peephole, w_hr) of 2 to 5, "
+            f"got {type(weights).__name__}{count}"
+        )
+    return Weights(*weights)
