@@ -139,11 +139,18 @@ class Tape:
     batch_first: bool
 
     def __init__(self, **recorded: Any) -> None:
-        for name in self.__slots__:
-            object.__setattr__(self, name, recorded.pop(name))
-        if recorded:
-            raise TypeError(f"Tape: unknown {', '.join(recorded)}")
-        for array in (self.gates, self.c):
+        for what, names in (
+            ("missing", [name for name in self.__slots__ if name not in recorded]),
+            ("unknown", [name for name in recorded if name not in self.__slots__]),
+        ):
+            if names:
+                raise TypeError(f"Tape: {what} {', '.join(names)}")
+        for name, value in recorded.items():
+            object.__setattr__(self, name, value)
+        for name in ("gates", "c"):
+            array = recorded[name]
+            if not isinstance(array, np.ndarray):
+                raise TypeError(f"tape.{name}: expected an array, got {type(array).__name__}")
             array.flags.writeable = False
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -352,6 +359,8 @@ def backward(
     >>> grads.x.shape, grads.weights.w_hh.shape, grads.weights.b
     ((7, 2, 3), (20, 5), None)
     """
+    if not isinstance(tape, Tape):
+        raise TypeError(f"tape: expected a Tape, got {type(tape).__name__}; it is the third answer of forward_train")
     packed = _core.Backward(tape.cell, *_as_weights(tape.weights))
     dx, w_ih, w_hh, b, peephole, w_hr, h, c = _core.backward(
         packed,

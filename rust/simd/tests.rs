@@ -189,7 +189,7 @@ impl<T: Real> Job<T> for Partial {
             simd.store(v, &mut simd.vectors_mut(&mut whole)[0]);
             assert_eq!(whole[..count], numbers[3..3 + count]);
             assert!(whole[count..].iter().all(|x| x.bits() == 0), "{whole:?}");
-            let mut to = vec![T::of(-1.0); 40];
+            let mut to = [T::of(-1.0); 40];
             simd.store_partial(simd.load(&simd.vectors(&numbers)[0]), &mut to[5..5 + count]);
             assert_eq!(to[5..5 + count], numbers[..count]);
             assert_eq!(to.iter().filter(|&&x| x == T::of(-1.0)).count(), 40 - count);

@@ -166,7 +166,7 @@ impl Worst {
 
     fn of(&mut self, ulps: f64, x: f64) {
         // A NaN is worse than anything.
-        if !(ulps <= self.ulps) {
+        if ulps.is_nan() || ulps > self.ulps {
             *self = Self { ulps, x };
         }
     }

@@ -263,7 +263,7 @@ impl Layout {
         match self {
             Self::TimeMajor => stored.view(),
             Self::BatchFirst => stored.view().permuted_axes([1, 0, 2]),
-            Self::Part => stored.slice(s![..;-1, 1.., 2..-1]),
+            Self::Part => stored.slice(s![..;-1, 1.., 2..stored.dim().2 - 1]),
         }
     }
 
@@ -272,7 +272,10 @@ impl Layout {
         match self {
             Self::TimeMajor => stored.view_mut(),
             Self::BatchFirst => stored.view_mut().permuted_axes([1, 0, 2]),
-            Self::Part => stored.slice_mut(s![..;-1, 1.., 2..-1]),
+            Self::Part => {
+                let end = stored.dim().2 - 1;
+                stored.slice_mut(s![..;-1, 1.., 2..end])
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::layer::{
     steps_per_chunk,
 };
 use crate::simd::InstructionSet;
-use crate::testing::on_every_isa;
+use crate::testing::{Real, on_every_isa};
 
 on_every_isa! {
     a_long_call_can_be_stopped,
@@ -52,18 +52,21 @@ fn polls(least: usize, call: &dyn Fn(&dyn Fn() -> bool) -> Result<()>) {
     assert_eq!(stop_at(all), Ok(()));
 }
 
-/// A matrix of more numbers than there can be, all of them one: a panel of it cannot be had.
+/// So many units that their weights, all of them one number in memory, are more bytes than there can be.
 fn weights_without_memory_are_an_error(isa: InstructionSet) {
-    fn check<T: crate::testing::Real>(isa: InstructionSet) {
-        let (one, w_hh) = (T::ONE, Array2::from_elem((4, 1), T::ONE));
-        for shape in [(4, 1 << 60), (4, (1 << 57) + 1)] {
-            let one = aview0(&one);
-            let w_ih = one.broadcast(shape).expect("no more numbers than isize::MAX");
-            let weights = Weights { w_ih, w_hh: w_hh.view(), b: None, peephole: None, w_hr: None };
-            let cell = CellSpec::GERS_1999;
-            assert!(matches!(Forward::new(isa, cell, &weights), Err(Error::Memory(_))), "{shape:?}");
-            assert!(matches!(Backward::new(isa, cell, &weights), Err(Error::Memory(_))), "{shape:?}");
-        }
+    fn check<T: Real>(isa: InstructionSet) {
+        let (hidden, one, long) = (1 << 60, aview0(&T::ONE), "no more numbers than isize::MAX");
+        let weights = Weights {
+            w_ih: one.broadcast((4 * hidden, 1)).expect(long),
+            w_hh: one.broadcast((4 * hidden, 1)).expect(long),
+            b: None,
+            peephole: None,
+            w_hr: Some(one.broadcast((1, hidden)).expect(long)),
+        };
+        let cell = CellSpec::GERS_1999;
+        let (forward, backward) = (Forward::new(isa, cell, &weights), Backward::new(isa, cell, &weights));
+        assert!(matches!(forward, Err(Error::Memory(_))), "{forward:?}");
+        assert!(matches!(backward, Err(Error::Memory(_))), "{backward:?}");
     }
     check::<f32>(isa);
     check::<f64>(isa);
@@ -329,6 +332,9 @@ fn weights_that_do_not_fit_are_refused() {
     );
     try_with(&good, CellSpec::GERS_1999, "peephole: expected None, as the cell has peephole=False");
     try_with(&Weights { w_ih: none, ..good.clone() }, case.cell, "w_ih: expected");
+    let every_other = Array2::from_elem((20, 8), 1.0);
+    let strided = Weights { w_ih: every_other.slice(s![.., ..;2]), ..good.clone() };
+    try_with(&strided, case.cell, "w_ih: expected an array whose last axis is contiguous");
     try_with(&good, CellSpec { coupled: true, input_gate: false, ..case.cell }, "cell: coupled=True needs");
 }
 
