@@ -92,12 +92,12 @@ pythons:
     #!/usr/bin/env bash
     set -euo pipefail
     for minor in 10 11 12 13; do
-        {{ just_executable() }} _venv "$minor" numpy python -m pytest -q tests/test_doctests.py
+        {{ just_executable() }} _venv "$minor" numpy python -m pytest tests/test_doctests.py
     done
 
 # the oldest NumPy: all tests
 numpy-1:
-    @{{ just_executable() }} _venv 10 'numpy==1.26.*' python -m pytest -q
+    @{{ just_executable() }} _venv 10 'numpy==1.26.*' python -m pytest
 
 # runs a command in a fresh environment of Python 3.`minor` with the wheel, one NumPy, and what the tests need
 _venv minor numpy *command:
@@ -146,7 +146,9 @@ neon:
     "$RUSTC" --version
     qemu-aarch64 --version | head -1
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
-    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+    # The loader and the libc of one and the same package: with those of two, threads never start.
+    root=/usr/aarch64-linux-gnu
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L $root -E LD_LIBRARY_PATH=$root/lib"
     cargo test --lib --target $target --target-dir target/aarch64
 
 # sigmoid and tanh over all float32 values: prints the worst error in units in the last place; a minute

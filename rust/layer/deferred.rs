@@ -207,9 +207,24 @@ fn interleave<'a, S: Lanes<T>, T: Element>(rows: impl ExactSizeIterator<Item = &
     let depth = rows.len();
     for (k, row) in rows.enumerate() {
         for (first, count) in balanced(width, S::ROWS) {
-            left[first * depth + k * count..][..count].copy_from_slice(&row[first..][..count]);
+            let (from, to) = (&row[first..], &mut left[first * depth + k * count..]);
+            // Of a length that the compiler knows: a call for so few numbers costs more than the copy.
+            match count {
+                6 => copy::<T, 6>(from, to),
+                5 => copy::<T, 5>(from, to),
+                4 => copy::<T, 4>(from, to),
+                3 => copy::<T, 3>(from, to),
+                2 => copy::<T, 2>(from, to),
+                _ => to[..count].copy_from_slice(&from[..count]),
+            }
         }
     }
+}
+
+/// The first N numbers.
+#[inline(always)]
+fn copy<T: Copy, const N: usize>(from: &[T], to: &mut [T]) {
+    to[..N].copy_from_slice(&from[..N]);
 }
 
 /// A sum of outer products, chain by chain.

@@ -3,6 +3,7 @@
 
 mod accuracy;
 mod bits;
+mod calls;
 mod cases;
 mod digest;
 mod edges;

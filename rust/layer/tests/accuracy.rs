@@ -1,6 +1,7 @@
 //! Near the reference: forward against its loops, gradients against differences of it, single against double precision.
 
-use super::cases::{Case, Data, Forwarded, backward, both, fill_past_the_ends, forward};
+use super::calls::{Forwarded, backward, both, forward};
+use super::cases::{Case, Data, fill_past_the_ends};
 use crate::cell::tests::all;
 use crate::reference;
 use crate::simd::InstructionSet;

@@ -4,9 +4,8 @@ use std::ops::Range;
 
 use ndarray::{Array3, ArrayViewD, Axis, concatenate, s};
 
-use super::cases::{
-    Backwarded, Case, Data, Forwarded, Layout, assert_same, backward, both, fill_past_the_ends, forward, try_forward,
-};
+use super::calls::{Backwarded, Forwarded, assert_same, backward, both, forward, try_forward};
+use super::cases::{Case, Data, Layout, fill_past_the_ends};
 use crate::cell::tests::all;
 use crate::simd::InstructionSet;
 use crate::testing::{Real, Rng, on_every_isa};

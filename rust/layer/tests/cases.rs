@@ -1,18 +1,13 @@
-//! Calls to test with: their sizes, their numbers, and what comes of them.
+//! Calls to test with: their sizes, their numbers, and how these lie in memory.
 
 use ndarray::{
-    Array, Array1, Array2, Array3, Array4, ArrayView3, ArrayViewD, ArrayViewMut3, ArrayViewMutD, Axis, RemoveAxis,
-    ShapeBuilder, Slice, s,
+    Array, Array1, Array2, Array3, ArrayView3, ArrayViewMut3, ArrayViewMutD, Axis, RemoveAxis, ShapeBuilder, Slice, s,
 };
 
 use crate::cell::CellSpec;
-use crate::error::Result;
 use crate::kernel::tile::BLOCK_ROWS;
-use crate::layer::{
-    Backward, Cancel, Forward, Gradients, Input, Output, OutputGradient, State, StateMut, Tape, TapeMut, Weights,
-};
-use crate::simd::InstructionSet;
-use crate::testing::{Depth, Real, Rng, assert_same_bits};
+use crate::layer::{Input, State, Weights};
+use crate::testing::{Depth, Real, Rng};
 
 /// How arrays of sequences lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +169,7 @@ impl<T: Real> Data<T> {
         Input { x: self.x.view(), state: view(&self.state), lengths: lengths.as_deref(), reverse: *reverse }
     }
 
-    /// What a loss can be differentiated by, named as in [`Run::gradients`].
+    /// What a loss can be differentiated by, named as in `Backwarded::named`.
     pub(super) fn parameters_mut(&mut self) -> Vec<(&'static str, ArrayViewMutD<'_, T>)> {
         let mut all = vec![
             ("w_ih", self.w_ih.view_mut().into_dyn()),
@@ -236,11 +231,11 @@ pub(super) fn fill_past_the_ends<T: Real, D: RemoveAxis>(case: &Case, array: &mu
     }
 }
 
-pub(super) fn numbers<T: Real, S: ShapeBuilder>(rng: &mut Rng, shape: S, exponent: i32) -> Array<T, S::Dim> {
+fn numbers<T: Real, S: ShapeBuilder>(rng: &mut Rng, shape: S, exponent: i32) -> Array<T, S::Dim> {
     Array::from_shape_simple_fn(shape, || rng.number(exponent))
 }
 
-fn view<T>(state: &Option<(Array2<T>, Array2<T>)>) -> Option<State<'_, T>> {
+pub(super) fn view<T>(state: &Option<(Array2<T>, Array2<T>)>) -> Option<State<'_, T>> {
     state.as_ref().map(|(h, c)| State { h: h.view(), c: c.view() })
 }
 
@@ -277,193 +272,5 @@ impl Layout {
                 stored.slice_mut(s![..;-1, 1.., 2..end])
             }
         }
-    }
-}
-
-/// What comes of a call forward.
-#[derive(Clone, Debug)]
-pub(super) struct Forwarded<T> {
-    pub(super) y: Array3<T>,
-    pub(super) h: Array2<T>,
-    pub(super) c: Array2<T>,
-    pub(super) gates: Array4<T>,
-    pub(super) c_tape: Array3<T>,
-}
-
-impl<T: Real> Forwarded<T> {
-    pub(super) fn named(&self) -> Vec<(&'static str, ArrayViewD<'_, T>)> {
-        let mut all = self.outputs();
-        all.extend([("tape.gates", self.gates.view().into_dyn()), ("tape.c", self.c_tape.view().into_dyn())]);
-        all
-    }
-
-    /// What comes with or without a tape.
-    pub(super) fn outputs(&self) -> Vec<(&'static str, ArrayViewD<'_, T>)> {
-        vec![("y", self.y.view().into_dyn()), ("h", self.h.view().into_dyn()), ("c", self.c.view().into_dyn())]
-    }
-}
-
-/// What comes of a call backward.
-#[derive(Clone, Debug)]
-pub(super) struct Backwarded<T> {
-    pub(super) x: Option<Array3<T>>,
-    pub(super) w_ih: Array2<T>,
-    pub(super) w_hh: Array2<T>,
-    pub(super) b: Option<Array1<T>>,
-    pub(super) peephole: Option<Array2<T>>,
-    pub(super) w_hr: Option<Array2<T>>,
-    pub(super) h: Array2<T>,
-    pub(super) c: Array2<T>,
-}
-
-impl<T: Real> Backwarded<T> {
-    /// The gradients of the weights, which sum over the batch.
-    pub(super) fn of_weights(&self) -> Vec<(&'static str, ArrayViewD<'_, T>)> {
-        let mut all = vec![("w_ih", self.w_ih.view().into_dyn()), ("w_hh", self.w_hh.view().into_dyn())];
-        all.extend(self.b.as_ref().map(|b| ("b", b.view().into_dyn())));
-        all.extend(self.peephole.as_ref().map(|peephole| ("peephole", peephole.view().into_dyn())));
-        all.extend(self.w_hr.as_ref().map(|w_hr| ("w_hr", w_hr.view().into_dyn())));
-        all
-    }
-
-    /// The gradients that each sequence has for itself.
-    pub(super) fn of_sequences(&self) -> Vec<(&'static str, ArrayViewD<'_, T>)> {
-        let mut all = vec![("state.h", self.h.view().into_dyn()), ("state.c", self.c.view().into_dyn())];
-        all.extend(self.x.as_ref().map(|x| ("x", x.view().into_dyn())));
-        all
-    }
-
-    pub(super) fn named(&self) -> Vec<(&'static str, ArrayViewD<'_, T>)> {
-        let mut all = self.of_sequences();
-        all.extend(self.of_weights());
-        all
-    }
-}
-
-/// What both leave where no step is: neither 0, which would hide a write, nor NaN.
-pub(super) const UNTOUCHED: f64 = 7.0;
-
-/// A call forward with a tape; what is past the ends stays [`UNTOUCHED`].
-pub(super) fn forward<T: Real>(isa: InstructionSet, case: &Case, data: &Data<T>) -> Forwarded<T> {
-    try_forward(isa, case, data, true, &|| false).unwrap()
-}
-
-/// A call forward with or without a tape, whose arrays stay [`UNTOUCHED`] then.
-pub(super) fn try_forward<T: Real>(
-    isa: InstructionSet,
-    case: &Case,
-    data: &Data<T>,
-    tape: bool,
-    cancel: Cancel<'_>,
-) -> Result<Forwarded<T>> {
-    let Case { steps, batch, hidden, layout, .. } = *case;
-    let gates = case.cell.gate_rows().count;
-    let untouched = T::of(UNTOUCHED);
-    let mut out = Forwarded {
-        y: Array3::from_elem((steps, batch, case.output()), untouched),
-        h: Array2::from_elem((batch, case.output()), untouched),
-        c: Array2::from_elem((batch, hidden), untouched),
-        gates: Array4::from_elem((steps, batch, gates, hidden), untouched),
-        c_tape: Array3::from_elem((steps, batch, hidden), untouched),
-    };
-    let x = layout.store(&data.x, T::of(f64::NAN));
-    let mut y = layout.store(&out.y, untouched);
-    let weights = Forward::new(isa, case.cell, &data.weights())?;
-    weights.run(
-        Input { x: layout.view(&x), ..data.input(case) },
-        Output {
-            y: layout.view_mut(&mut y),
-            state: StateMut { h: out.h.view_mut(), c: out.c.view_mut() },
-            tape: tape.then(|| TapeMut { gates: out.gates.view_mut(), c: out.c_tape.view_mut() }),
-        },
-        cancel,
-    )?;
-    out.y.assign(&layout.view(&y));
-    // Around the part, nothing has been written.
-    layout.view_mut(&mut y).fill(untouched);
-    assert!(y.iter().all(|&y| y == untouched), "y was written around");
-    Ok(out)
-}
-
-/// A call backward; the steps of `x` past the ends stay [`UNTOUCHED`].
-pub(super) fn backward<T: Real>(
-    isa: InstructionSet,
-    case: &Case,
-    data: &Data<T>,
-    tape: &Forwarded<T>,
-) -> Backwarded<T> {
-    try_backward(isa, case, data, tape, &|| false).unwrap()
-}
-
-/// A call backward that can fail.
-pub(super) fn try_backward<T: Real>(
-    isa: InstructionSet,
-    case: &Case,
-    data: &Data<T>,
-    tape: &Forwarded<T>,
-    cancel: Cancel<'_>,
-) -> Result<Backwarded<T>> {
-    let layout = case.layout;
-    let (untouched, nan) = (T::of(UNTOUCHED), T::of(f64::NAN));
-    let zeros = |array: &Array2<T>| Array2::from_elem(array.dim(), T::ZERO);
-    let mut out = Backwarded {
-        x: case.need_dx.then(|| Array3::from_elem(data.x.dim(), untouched)),
-        w_ih: zeros(&data.w_ih),
-        w_hh: zeros(&data.w_hh),
-        b: data.b.as_ref().map(|b| Array1::from_elem(b.dim(), T::ZERO)),
-        peephole: data.peephole.as_ref().map(zeros),
-        w_hr: data.w_hr.as_ref().map(zeros),
-        h: Array2::from_elem((case.batch, case.output()), untouched),
-        c: Array2::from_elem((case.batch, case.hidden), untouched),
-    };
-    let (x, y) = (layout.store(&data.x, nan), layout.store(&tape.y, nan));
-    let dy = data.dy.as_ref().map(|dy| layout.store(dy, nan));
-    let mut dx = out.x.as_ref().map(|dx| layout.store(dx, untouched));
-    let weights = Backward::new(isa, case.cell, &data.weights())?;
-    weights.run(
-        Tape {
-            input: Input { x: layout.view(&x), ..data.input(case) },
-            y: layout.view(&y),
-            gates: tape.gates.view(),
-            c: tape.c_tape.view(),
-        },
-        OutputGradient { dy: dy.as_ref().map(|dy| layout.view(dy)), state: view(&data.dstate) },
-        Gradients {
-            x: dx.as_mut().map(|dx| layout.view_mut(dx)),
-            w_ih: out.w_ih.view_mut(),
-            w_hh: out.w_hh.view_mut(),
-            b: out.b.as_mut().map(|b| b.view_mut()),
-            peephole: out.peephole.as_mut().map(|peephole| peephole.view_mut()),
-            w_hr: out.w_hr.as_mut().map(|w_hr| w_hr.view_mut()),
-            state: StateMut { h: out.h.view_mut(), c: out.c.view_mut() },
-        },
-        cancel,
-    )?;
-    if let (Some(to), Some(dx)) = (&mut out.x, &mut dx) {
-        to.assign(&layout.view(dx));
-        layout.view_mut(dx).fill(untouched);
-        assert!(dx.iter().all(|&dx| dx == untouched), "dx was written around");
-    }
-    Ok(out)
-}
-
-/// A call forward and backward.
-pub(super) fn both<T: Real>(isa: InstructionSet, case: &Case, data: &Data<T>) -> (Forwarded<T>, Backwarded<T>) {
-    let tape = forward(isa, case, data);
-    let gradients = backward(isa, case, data, &tape);
-    (tape, gradients)
-}
-
-/// Fails where two lists of arrays are not the same to the bit.
-#[track_caller]
-pub(super) fn assert_same<T: Real>(
-    what: &dyn std::fmt::Debug,
-    got: Vec<(&'static str, ArrayViewD<'_, T>)>,
-    expected: Vec<(&'static str, ArrayViewD<'_, T>)>,
-) {
-    assert_eq!(got.len(), expected.len());
-    for ((name, got), (other, expected)) in got.into_iter().zip(expected) {
-        assert_eq!(name, other);
-        assert_same_bits(&format!("{name} of {what:?} in {}", T::NAME), got, expected);
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! To make the numbers anew, which takes a change of the bits that is meant: the test that fails says what they are.
 
-use super::cases::{Case, Data, Layout, both};
+use super::calls::both;
+use super::cases::{Case, Data, Layout};
 use crate::cell::CellSpec;
 use crate::cell::tests::all;
 use crate::simd::InstructionSet;

@@ -3,9 +3,8 @@
 
 use ndarray::{Array2, Array3, ArrayViewD, Axis, array, s};
 
-use super::cases::{
-    Case, Data, Layout, UNTOUCHED, assert_same, backward, both, fill_past_the_ends, forward, try_backward,
-};
+use super::calls::{UNTOUCHED, assert_same, backward, both, forward, try_backward};
+use super::cases::{Case, Data, Layout, fill_past_the_ends};
 use crate::cell::CellSpec;
 use crate::cell::tests::all;
 use crate::simd::InstructionSet;

@@ -4,11 +4,13 @@ use std::cell::Cell;
 
 use ndarray::{Array1, Array2, Array3, Array4, ArrayView2, aview0, s};
 
-use super::cases::{Case, Data, Forwarded, both, forward, try_backward, try_forward};
+use super::calls::{Forwarded, both, forward, try_backward, try_forward};
+use super::cases::{Case, Data};
 use crate::cell::CellSpec;
 use crate::error::{Error, Result};
+use crate::kernel::tile::BLOCK_ROWS;
 use crate::layer::{
-    Backward, Forward, Gradients, Input, Output, OutputGradient, State, StateMut, Tape, TapeMut, Weights,
+    Backward, Cancel, Forward, Gradients, Input, Output, OutputGradient, State, StateMut, Tape, TapeMut, Weights,
     steps_per_chunk,
 };
 use crate::simd::InstructionSet;
@@ -21,20 +23,22 @@ on_every_isa! {
 }
 
 fn a_long_call_can_be_stopped(isa: InstructionSet) {
-    // At least a poll for each chunk of time, had it no padding, and for each of the 3 chains of 256.
-    let case = Case::new(CellSpec::GERS_1999, [40, 13, 3, 37]);
+    // A poll for each chunk of time (at least so many as there were without padding), for each 256 of the 40 · 13 steps
+    // that the weights' gradients sum over, and for each block of rows of dx.
+    let case = Case { need_dx: false, ..Case::new(CellSpec::GERS_1999, [40, 13, 3, 37]) };
+    let with_dx = Case { need_dx: true, ..case.clone() };
     let chunks = 40usize.div_ceil(steps_per_chunk::<f64>(13 * 4 * 37));
     assert!(chunks >= 3);
     let data = Data::<f64>::new(&case);
     let tape = forward(isa, &case, &data);
-    let forward = |cancel: &dyn Fn() -> bool| try_forward(isa, &case, &data, true, cancel).map(drop);
-    let backward = |cancel: &dyn Fn() -> bool| try_backward(isa, &case, &data, &tape, cancel).map(drop);
-    polls(chunks, &forward);
-    polls(chunks + 3, &backward);
+    polls(chunks, &|cancel| try_forward(isa, &case, &data, true, cancel).map(drop));
+    let sums = polls(chunks + 3, &|cancel| try_backward(isa, &case, &data, &tape, cancel).map(drop));
+    let blocks = (40usize * 13).div_ceil(BLOCK_ROWS);
+    polls(sums + blocks, &|cancel| try_backward(isa, &with_dx, &data, &tape, cancel).map(drop));
 }
 
-/// Is `call` polled at least so often, and does it end at each poll that says so, without another?
-fn polls(least: usize, call: &dyn Fn(&dyn Fn() -> bool) -> Result<()>) {
+/// How often `call` polls: at least so often; and it ends at each poll that says so, without another.
+fn polls(least: usize, call: &dyn Fn(Cancel<'_>) -> Result<()>) -> usize {
     let count = Cell::new(0);
     let stop_at = |at: usize| {
         count.set(0);
@@ -50,12 +54,14 @@ fn polls(least: usize, call: &dyn Fn(&dyn Fn() -> bool) -> Result<()>) {
         assert_eq!((stop_at(at), count.get()), (Err(Error::Cancelled), at + 1));
     }
     assert_eq!(stop_at(all), Ok(()));
+    all
 }
 
 /// So many units that their weights, all of them one number in memory, are more bytes than there can be.
 fn weights_without_memory_are_an_error(isa: InstructionSet) {
     fn check<T: Real>(isa: InstructionSet) {
-        let (hidden, one, long) = (1 << 60, aview0(&T::ONE), "no more numbers than isize::MAX");
+        let (hidden, one, long) = (1 << 60, T::ONE, "no more numbers than isize::MAX");
+        let one = aview0(&one);
         let weights = Weights {
             w_ih: one.broadcast((4 * hidden, 1)).expect(long),
             w_hh: one.broadcast((4 * hidden, 1)).expect(long),
