@@ -272,9 +272,7 @@ def make_weights(rng, cell, input_size, hidden_size, output_size=None, bias=True
         w_ih=rng.normal(size=(rows, input_size)) / math.sqrt(max(input_size, 1)),
         w_hh=w_hh.reshape(rows, out),
         b=rng.normal(size=rows) * 0.5 if bias else None,
-        peephole=rng.normal(size=(len(cell.peepholes), hidden_size)) * feedback / 2
-        if cell.peephole
-        else None,
+        peephole=rng.normal(size=(len(cell.peepholes), hidden_size)) * feedback / 2 if cell.peephole else None,
         w_hr=rng.normal(size=(out, hidden_size)) / math.sqrt(hidden_size) if output_size else None,
     )
     return Weights(*(None if array is None else array.astype(dtype) for array in arrays))

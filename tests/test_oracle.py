@@ -151,9 +151,7 @@ def test_swapped_gates_fail_forward_and_backward(name):
 
     wrong = weights._replace(w_ih=swapped(weights.w_ih), w_hh=swapped(weights.w_hh), b=swapped(weights.b))
     fails("above the tolerance", reference.forward(x, wrong, state, cell=cell)[0], y)
-    fails(
-        "above the tolerance", swapped(grads.weights.w_ih), grads.weights.w_ih, backward=True, over_batch=True
-    )
+    fails("above the tolerance", swapped(grads.weights.w_ih), grads.weights.w_ih, backward=True, over_batch=True)
 
 
 def test_each_gradient_is_compared():

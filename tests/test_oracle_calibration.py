@@ -139,10 +139,7 @@ def ratios(cell, shape, seed=0, at_least=0.0):
 def worst_ratios(cells, shapes):
     """The worst of three draws, and whose it was, forward and backward."""
     found = [
-        (*ratios(cell, shape, seed), name)
-        for name, cell in cells.items()
-        for shape in shapes
-        for seed in range(3)
+        (*ratios(cell, shape, seed), name) for name, cell in cells.items() for shape in shapes for seed in range(3)
     ]
     return max((forward, name) for forward, _, name in found), max((back, name) for _, back, name in found)
 

@@ -44,9 +44,7 @@ def worst_difference(actual, numeric):
     return max(np.abs(actual[name] - numeric[name]).max(initial=0.0) for name in actual)
 
 
-@pytest.mark.parametrize(
-    ("reverse", "projected"), [(False, True), (True, False)], ids=["projected", "reverse"]
-)
+@pytest.mark.parametrize(("reverse", "projected"), [(False, True), (True, False)], ids=["projected", "reverse"])
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
 def test_gradients_are_the_finite_differences(cell, reverse, projected):
     x, weights, state, dy, dstate = drawn(cell, projected=projected)
@@ -124,9 +122,7 @@ def test_reverse_is_the_valid_part_turned_around(cell, projected):
         return out
 
     y, final, tape, grads = run(x, weights, state, dy, dstate, cell=cell, lengths=LENGTHS, reverse=True)
-    y_2, final_2, tape_2, grads_2 = run(
-        turned(x), weights, state, turned(dy), dstate, cell=cell, lengths=LENGTHS
-    )
+    y_2, final_2, tape_2, grads_2 = run(turned(x), weights, state, turned(dy), dstate, cell=cell, lengths=LENGTHS)
     same([y, *final], [turned(y_2), *final_2])
     same([tape.gates, tape.c], [turned(tape_2.gates), turned(tape_2.c)])
     same([grads.x, *grads.state], [turned(grads_2.x), *grads_2.state])
@@ -192,9 +188,7 @@ def test_chunks_are_the_whole(cell, reverse):
     chunks = [slice(a, b) for a, b in pairwise((0, 1, 1, 4))]
     carried, tapes = state, []
     for chunk in reversed(chunks) if reverse else chunks:
-        y_part, carried, tape = reference.forward_train(
-            x[chunk], weights, carried, cell=cell, reverse=reverse
-        )
+        y_part, carried, tape = reference.forward_train(x[chunk], weights, carried, cell=cell, reverse=reverse)
         assert_same_bits(y_part, y[chunk])
         tapes.append((chunk, tape))
     same(carried, final)
@@ -253,9 +247,7 @@ def test_defaults_are_zeros_and_the_tape_can_be_used_again():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(
-    ("steps", "batch", "inputs"), [(0, 3, 2), (4, 0, 2), (0, 0, 2), (4, 3, 0), (0, 3, 0)]
-)
+@pytest.mark.parametrize(("steps", "batch", "inputs"), [(0, 3, 2), (4, 0, 2), (0, 0, 2), (4, 3, 0), (0, 3, 0)])
 @pytest.mark.parametrize("cell", PRESETS.values(), ids=PRESETS)
 def test_empty_axes(cell, steps, batch, inputs, reverse):
     rng = np.random.default_rng(6)

@@ -48,9 +48,7 @@ def leaf(array):
 
 def torch_gradients(x, parameters, state):
     weights = {"weight_hr": None} | {name: p.grad.numpy() for name, p in parameters.items()}
-    ours = reference.Weights(
-        weights["weight_ih"], weights["weight_hh"], weights["bias_ih"], None, weights["weight_hr"]
-    )
+    ours = reference.Weights(weights["weight_ih"], weights["weight_hh"], weights["bias_ih"], None, weights["weight_hr"])
     return reference.Gradients(x.grad.numpy(), ours, State(*(part.grad.numpy() for part in state)))
 
 
