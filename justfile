@@ -153,4 +153,4 @@ neon:
 
 # sigmoid and tanh over all float32 values: prints the worst error in units in the last place; a minute
 exhaustive:
-    LSTM_RS_EXHAUSTIVE=1 cargo test --release exhaustive -- --nocapture
+    LSTM_RS_EXHAUSTIVE=1 cargo test --lib numbers_are_within -- --nocapture
