@@ -186,7 +186,7 @@ def test_bits(dtype):
         ((0, 0), -np.inf),
         ((0, 2), -0.0),
         ((2, 1), np.nan),
-        ((3, 2), np.nextafter(a[3, 2], 9)),
+        ((3, 2), np.nextafter(a[3, 2], dtype(9))),
     ):
         b = a.copy()
         b[at] = value
