@@ -27,6 +27,8 @@ mod kernel;
 pub mod layer;
 #[allow(unsafe_code, reason = "intrinsics, and rows without a check per number")]
 pub mod simd;
+#[allow(unsafe_code, reason = "a region lives on its caller's stack")]
+mod threads;
 
 #[cfg(feature = "python")]
 #[allow(unsafe_code, reason = "arrays are borrowed from NumPy")]

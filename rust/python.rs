@@ -26,7 +26,7 @@ use self::arrays::{
 use self::weights::{Backward, Either, Forward, check_cell};
 use crate::dims::{Dims, LayerDims};
 use crate::error::{Error, Result};
-use crate::layer::{self, Cancel};
+use crate::layer::{self, Control};
 use crate::simd::InstructionSet;
 
 /// How often a long call looks whether somebody pressed Ctrl-C.
@@ -43,7 +43,7 @@ impl From<Error> for PyErr {
 }
 
 /// Runs `pass` without the interpreter, which is asked now and then whether to go on.
-fn detached<R: Send>(py: Python<'_>, pass: impl FnOnce(Cancel<'_>) -> Result<R> + Send) -> PyResult<R> {
+fn detached<R: Send>(py: Python<'_>, pass: impl FnOnce(&Control<'_>) -> Result<R> + Send) -> PyResult<R> {
     let (result, raised) = py.detach(|| {
         let raised = RefCell::new(None);
         let asked = Cell::new(Instant::now());
@@ -58,7 +58,7 @@ fn detached<R: Send>(py: Python<'_>, pass: impl FnOnce(Cancel<'_>) -> Result<R> 
                 true
             })
         };
-        let result = pass(&cancel);
+        let result = pass(&Control { threads: THREADS.load(Ordering::Relaxed), cancel: &cancel });
         (result, raised.into_inner())
     });
     match raised {
@@ -143,7 +143,7 @@ impl<'py> ForwardCall<'_, 'py> {
                 c: view_mut(c).into_dimensionality::<Ix3>().expect("made so"),
             }),
         };
-        detached(py, |cancel| weights.run(input, output, cancel))?;
+        detached(py, |control| weights.run(input, output, control))?;
         let (gates, c) = tape.unzip();
         (y, end.h, end.c, gates, c).into_pyobject(py)
     }
@@ -243,10 +243,12 @@ impl<'py> BackwardCall<'_, 'py> {
             w_hr: d_w_hr.as_ref().map(two),
             state: start.view(&dims),
         };
-        detached(py, |cancel| weights.run(tape, gradient, out, cancel))?;
+        detached(py, |control| weights.run(tape, gradient, out, control))?;
         (dx, d_w_ih, d_w_hh, d_b, d_peephole, d_w_hr, start.h, start.c).into_pyobject(py)
     }
 }
+
+static THREADS: AtomicUsize = AtomicUsize::new(1);
 
 /// Index into [`InstructionSet::ALL`] of the one in use.
 static CHOSEN: AtomicUsize = AtomicUsize::new(0);

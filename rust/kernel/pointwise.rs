@@ -23,6 +23,7 @@
 
 use super::activation::{sigmoid, tanh};
 use crate::cell::{Activation, CellSpec};
+use crate::simd::memory::Groups;
 use crate::simd::{Element, Lanes};
 
 /// A vector of numbers, with zeros behind the end.
@@ -112,14 +113,14 @@ fn gate<S: Lanes<T>, T: Element>(
 
 /// A gate, from the tape.
 #[inline(always)]
-fn recorded<S: Lanes<T>, T: Element>(simd: S, gates: &[T], row: Option<usize>, hidden: usize, at: usize) -> S::V {
+fn recorded<S: Lanes<T>, T: Element>(simd: S, gates: &Groups<&[T]>, row: Option<usize>, at: usize) -> S::V {
     match row {
         None => simd.splat(T::ONE),
-        Some(row) => get(simd, &gates[row * hidden..][..hidden], at),
+        Some(row) => get(simd, gates[row], at),
     }
 }
 
-/// One row's step forward.
+/// One row's step forward, or the part of it that some blocks of units make.
 pub(crate) struct Forward<'a, T> {
     /// Pre-activations without peepholes, `[block][gate][lanes]`.
     pub(crate) z: &'a [T],
@@ -129,8 +130,8 @@ pub(crate) struct Forward<'a, T> {
     pub(crate) c: &'a mut [T],
     /// Out.
     pub(crate) h: &'a mut [T],
-    /// Out, for the tape: activated gates `(G, H)`.
-    pub(crate) gates: Option<&'a mut [T]>,
+    /// Out, for the tape: activated gates.
+    pub(crate) gates: Option<Groups<&'a mut [T]>>,
 }
 
 /// `z` to `c` and `h`.
@@ -143,7 +144,6 @@ pub(crate) fn forward<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: For
 fn forward_any<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Forward<'_, T>) {
     let (rows, peepholes) = (cell.gate_rows(), cell.peephole_rows());
     let one = simd.splat(T::ONE);
-    let hidden = row.c.len();
     let mut gates = row.gates;
     for (block, z) in simd.vectors(row.z).chunks_exact(rows.count).enumerate() {
         let at = block * S::LANES;
@@ -161,17 +161,17 @@ fn forward_any<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Forward<'_
         if let Some(gates) = &mut gates {
             for (place, value) in [(rows.i, i), (rows.f, f), (Some(rows.g), g), (rows.o, o)] {
                 if let Some(place) = place {
-                    put(simd, value, &mut gates[place * hidden..][..hidden], at);
+                    put(simd, value, gates[place], at);
                 }
             }
         }
     }
 }
 
-/// One row's step backward.
+/// One row's step backward, or the part of it that some blocks of units make.
 pub(crate) struct Backward<'a, T> {
-    /// Activated gates `(G, H)`, from the tape.
-    pub(crate) gates: &'a [T],
+    /// Activated gates, from the tape.
+    pub(crate) gates: Groups<&'a [T]>,
     /// Peepholes, `[block][peephole][lanes]`.
     pub(crate) peephole: &'a [T],
     /// The state after the step.
@@ -182,8 +182,8 @@ pub(crate) struct Backward<'a, T> {
     pub(crate) d_h: (Option<&'a [T]>, &'a [T]),
     /// In: the carry of the step after. Out: this step's.
     pub(crate) d_c: &'a mut [T],
-    /// Out: gradients of the pre-activations `(G, H)`.
-    pub(crate) d_z: &'a mut [T],
+    /// Out: gradients of the pre-activations.
+    pub(crate) d_z: Groups<&'a mut [T]>,
 }
 
 /// `d_h` and `d_c` to `d_z` and the carry.
@@ -200,10 +200,10 @@ fn backward_any<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Backward<
     for block in 0..hidden.div_ceil(S::LANES) {
         let at = block * S::LANES;
         let peephole = &simd.vectors(row.peephole)[block * peepholes.count..];
-        let i = recorded(simd, row.gates, rows.i, hidden, at);
-        let g = recorded(simd, row.gates, Some(rows.g), hidden, at);
-        let o = recorded(simd, row.gates, rows.o, hidden, at);
-        let f = if cell.coupled { simd.sub(one, i) } else { recorded(simd, row.gates, rows.f, hidden, at) };
+        let i = recorded(simd, &row.gates, rows.i, at);
+        let g = recorded(simd, &row.gates, Some(rows.g), at);
+        let o = recorded(simd, &row.gates, rows.o, at);
+        let f = if cell.coupled { simd.sub(one, i) } else { recorded(simd, &row.gates, rows.f, at) };
         let (c, before) = (get(simd, row.c, at), get(simd, row.c_before, at));
         let a = activate::<S, T>(simd, cell.output_activation, c);
 
@@ -232,7 +232,7 @@ fn backward_any<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Backward<
         put(simd, snap(simd, carry), row.d_c, at);
         for (place, value) in [(rows.i, d_i), (rows.f, d_f), (Some(rows.g), d_g), (rows.o, d_o)] {
             if let Some(place) = place {
-                put(simd, value, &mut row.d_z[place * hidden..][..hidden], at);
+                put(simd, value, row.d_z[place], at);
             }
         }
     }
@@ -248,11 +248,16 @@ pub(crate) fn store_snapped<S: Lanes<T>, T: Element>(simd: S, from: &[T], to: &m
 
 /// `h = o tanh(c)` of one row once more, for the gradient of a projection: the same bits as in [`forward`].
 #[inline(always)]
-pub(crate) fn hidden_again<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, gates: &[T], c: &[T], h: &mut [T]) {
-    let hidden = c.len();
-    for at in (0..hidden).step_by(S::LANES) {
+pub(crate) fn hidden_again<S: Lanes<T>, T: Element>(
+    simd: S,
+    cell: CellSpec,
+    gates: Groups<&[T]>,
+    c: &[T],
+    h: &mut [T],
+) {
+    for at in (0..c.len()).step_by(S::LANES) {
         let a = activate::<S, T>(simd, cell.output_activation, get(simd, c, at));
-        let o = recorded(simd, gates, cell.gate_rows().o, hidden, at);
+        let o = recorded(simd, &gates, cell.gate_rows().o, at);
         put(simd, simd.mul(o, a), h, at);
     }
 }

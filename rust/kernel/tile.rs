@@ -30,6 +30,12 @@ pub(crate) struct Panel<T> {
     lanes: usize,
 }
 
+impl<T> Default for Panel<T> {
+    fn default() -> Self {
+        Self { numbers: Aligned::default(), depth: 0, vectors: 0, width: 1, lanes: 1 }
+    }
+}
+
 impl<T: Element> Panel<T> {
     /// Zeros, for blocks of `width` (1 to 4) vectors.
     pub(crate) fn try_new(depth: usize, vectors: usize, width: usize, lanes: usize) -> Result<Self> {
@@ -44,10 +50,51 @@ impl<T: Element> Panel<T> {
         self.vectors
     }
 
-    /// Uses the memory, which has to suffice, for another depth; the contents are to be filled in again.
-    pub(crate) fn set_depth(&mut self, depth: usize) {
-        assert!(depth * self.vectors * self.lanes <= self.numbers.len(), "the panel was made for less");
-        self.depth = depth;
+    /// How many blocks there are.
+    pub(crate) fn blocks(&self) -> usize {
+        self.vectors.div_ceil(self.width)
+    }
+
+    /// The columns of some blocks, where there are `most` without the padding.
+    pub(crate) fn columns(&self, blocks: &Range<usize>, most: usize) -> Range<usize> {
+        let column = |block: usize| (block * self.width * self.lanes).min(most);
+        column(blocks.start)..column(blocks.end)
+    }
+
+    /// Bytes that it keeps.
+    pub(crate) fn room(&self) -> usize {
+        self.numbers.bytes()
+    }
+
+    /// Bytes of it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.depth * self.vectors * self.lanes * size_of::<T>()
+    }
+
+    /// All of it.
+    #[inline(always)]
+    pub(crate) fn all(&self) -> Part<'_, T> {
+        Part { panel: self, first: 0, vectors: self.vectors }
+    }
+
+    /// Some blocks of it.
+    #[inline(always)]
+    pub(crate) fn part(&self, blocks: &Range<usize>) -> Part<'_, T> {
+        let first = (blocks.start * self.width).min(self.vectors);
+        Part { panel: self, first, vectors: (blocks.end * self.width).min(self.vectors) - first }
+    }
+
+    /// Makes it another panel, in the same memory if that suffices; the contents are to be filled in again.
+    pub(crate) fn reshape(&mut self, depth: usize, vectors: usize, width: usize, lanes: usize) -> Result<()> {
+        self.numbers.resize(depth.saturating_mul(vectors).saturating_mul(lanes))?;
+        (self.depth, self.vectors, self.width, self.lanes) = (depth, vectors, width, lanes);
+        Ok(())
+    }
+
+    /// The same, in memory that has to suffice.
+    pub(crate) fn reuse(&mut self, depth: usize, vectors: usize, width: usize) {
+        assert!(depth * vectors * self.lanes <= self.numbers.len(), "the panel was made for less");
+        (self.depth, self.vectors, self.width) = (depth, vectors, width);
     }
 
     /// The blocks: index of the first vector, width, and `[k][width][lanes]`.
@@ -62,12 +109,34 @@ impl<T: Element> Panel<T> {
     }
 }
 
+/// Neighbouring blocks of a panel: what one thread multiplies by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a, T> {
+    panel: &'a Panel<T>,
+    first: usize,
+    vectors: usize,
+}
+
+impl<T> Part<'_, T> {
+    /// How many vectors a row of the product has.
+    #[inline(always)]
+    pub(crate) fn vectors(&self) -> usize {
+        self.vectors
+    }
+
+    /// The first of its columns in the panel's.
+    #[inline(always)]
+    pub(crate) fn first_column(&self) -> usize {
+        self.first * self.panel.lanes
+    }
+}
+
 /// Where the accumulators start.
 #[derive(Clone, Copy)]
 pub(crate) enum Start<'a, T> {
     /// From 0.
     Zero,
-    /// Every row from this one, as long as a row of the product: the bias.
+    /// Every row from this one, as long as the panel has columns: the bias.
     Row(&'a [T]),
     /// From what `out` holds: continues a chain.
     Out,
@@ -129,6 +198,9 @@ pub(crate) fn balanced(rows: usize, most: usize) -> impl Iterator<Item = (usize,
     (0..tiles).map(move |tile| (tile * base + tile.min(larger), base + usize::from(tile < larger)))
 }
 
+/// Rows of a tile, at most, on any instruction set.
+pub(crate) const MOST_ROWS: usize = 6;
+
 /// Rows that share one pass over a panel, at most.
 pub(crate) const BLOCK_ROWS: usize = 128;
 
@@ -138,21 +210,21 @@ pub(crate) fn product<'a, S: Lanes<T>, T: Element>(
     simd: S,
     rows: usize,
     left: impl Fn(usize) -> &'a [T],
-    panel: &Panel<T>,
+    right: Part<'_, T>,
     start: Start<'_, T>,
     out: &mut [T],
 ) {
     if rows == 1 {
         // A step of one sequence is short enough for the list below to count.
-        return multiply(simd, Left::Rows(&[left(0)]), 1, panel, start, out);
+        return multiply(simd, Left::Rows(&[left(0)]), 1, right, start, out);
     }
     let mut block: [&[T]; BLOCK_ROWS] = [&[]; BLOCK_ROWS];
     for (first, count) in balanced(rows, BLOCK_ROWS) {
         for (r, row) in block[..count].iter_mut().enumerate() {
             *row = left(first + r);
         }
-        let out = &mut out[first * panel.vectors * S::LANES..];
-        multiply(simd, Left::Rows(&block[..count]), count, panel, start, out);
+        let out = &mut out[first * right.vectors * S::LANES..];
+        multiply(simd, Left::Rows(&block[..count]), count, right, start, out);
     }
 }
 
@@ -162,42 +234,48 @@ pub(crate) fn multiply<S: Lanes<T>, T: Element>(
     simd: S,
     left: Left<'_, T>,
     rows: usize,
-    panel: &Panel<T>,
+    right: Part<'_, T>,
     start: Start<'_, T>,
     out: &mut [T],
 ) {
+    let Part { panel, first, vectors } = right;
     debug_assert_eq!(panel.lanes, S::LANES, "packed for another instruction set");
     simd.vectorize(
         #[inline(always)]
         || {
+            // The last block of a panel may be narrower.
             let whole = panel.vectors - panel.vectors % panel.width;
-            let part = Part {
+            let end = first + vectors;
+            let work = Work {
                 left,
                 rows,
                 panel: simd.vectors(&panel.numbers),
                 depth: panel.depth,
-                stride: panel.vectors,
+                first,
+                stride: vectors,
                 start,
             };
             let out = simd.vectors_mut(out);
-            part.blocks(simd, 0..whole, panel.width, out);
-            part.blocks(simd, whole..panel.vectors, panel.vectors - whole, out);
+            work.blocks(simd, first..end.min(whole), panel.width, out);
+            work.blocks(simd, first.max(whole)..end, panel.vectors - whole, out);
         },
     );
 }
 
 /// What stays the same over the blocks of a product.
-struct Part<'a, T, A> {
+struct Work<'a, T, A> {
     left: Left<'a, T>,
     rows: usize,
     panel: &'a [A],
     depth: usize,
+    /// The first vector of the panel that is multiplied by.
+    first: usize,
     /// Vectors in a row of the product.
     stride: usize,
     start: Start<'a, T>,
 }
 
-impl<T: Element, A> Part<'_, T, A> {
+impl<T: Element, A> Work<'_, T, A> {
     /// Blocks of `width` vectors. Each stays in cache while all the rows are multiplied by it.
     #[inline(always)]
     fn blocks<S: Lanes<T, A = A>>(&self, simd: S, vectors: Range<usize>, width: usize, out: &mut [A]) {
@@ -279,9 +357,9 @@ impl<T: Element, A> Part<'_, T, A> {
         vector: usize,
         out: &mut [A],
     ) {
-        let Self { panel, depth, stride, start, .. } = *self;
+        let Self { panel, depth, first, stride, start, .. } = *self;
         let panel = &panel[vector * depth..];
-        let out = &mut out[row * stride + vector..];
+        let out = &mut out[row * stride + vector - first..];
         let start = match start {
             Start::Zero => Start::Zero,
             Start::Out => Start::Out,

@@ -5,54 +5,84 @@
 //! are added in ascending order. One chain over all of them would be 15 to 20 times less accurate (measured over 93,440
 //! steps), and chains of fixed places can be shared out among threads.
 
+use std::ops::Range;
+
 use ndarray::{ArrayViewMut1, ArrayViewMut2};
 
 use super::backward::Pass;
-use super::pack::WIDTH;
+use super::pack::{WIDTH, lanes};
+use super::share::{Hand, Stop};
 use super::{Backward, flat};
-use crate::dims::Dims;
+use crate::dims::{Dims, LayerDims};
 use crate::error::{Error, Result};
 use crate::kernel::pointwise;
-use crate::kernel::tile::{BLOCK_ROWS, Left, Panel, Start, balanced, multiply, product};
-use crate::simd::memory::{Aligned, RowsMut, try_vec};
+use crate::kernel::tile::{BLOCK_ROWS, Left, MOST_ROWS, Panel, Start, balanced, multiply, product};
+use crate::simd::memory::{Aligned, RowsMut, try_resize};
 use crate::simd::{Element, Lanes};
+use crate::threads::Worker;
 
 /// Indices `t·N + n` in one chain.
 const CHAIN: usize = 256;
 
-/// `d_x = d_z W_ih`, for the valid steps.
+impl<T: Element> Hand<T> {
+    /// Room for a pass backward.
+    pub(super) fn room(&mut self, weights: &Backward<T>, dims: &Dims) -> Result<()> {
+        let Backward { w_ih, w_hh, w_hr, .. } = weights;
+        let (layer, lanes) = (&dims.layer, lanes::<T>(weights.isa));
+        let chain = CHAIN.min(dims.steps * dims.batch);
+        let widest = w_hh.vectors().max(w_hr.as_ref().map_or(0, Panel::vectors));
+        self.r.resize((dims.batch * widest).max(BLOCK_ROWS * w_ih.vectors()) * lanes)?;
+        self.z.resize(MOST_ROWS * widest.max(w_ih.vectors()) * lanes)?;
+        self.left.resize(chain * layer.gate_rows().max(layer.output_size))?;
+        self.right.reshape(chain, widest.max(w_ih.vectors()), WIDTH, lanes)?;
+        self.hidden.resize(if w_hr.is_some() { chain * layer.hidden_size } else { 0 })?;
+        self.column.resize(layer.gate_rows())?;
+        try_resize(&mut self.cells, CHAIN.max(BLOCK_ROWS), (0, 0))
+    }
+}
+
+/// `d_x = d_z W_ih`, for the valid steps: each worker makes some of its rows, or of its columns where these are few.
 #[inline(always)]
 pub(super) fn input_gradient<S: Lanes<T>, T: Element>(
     simd: S,
     pass: &Pass<'_, T>,
-    d_z: &[T],
-    mut dx: RowsMut<'_, T>,
-) -> Result<()> {
+    worker: &Worker<'_>,
+    hand: &mut Hand<T>,
+) {
     let w_ih = &pass.weights.w_ih;
-    let (width, rows) = (pass.dims.layer.input_size, pass.dims.layer.gate_rows());
-    let row = w_ih.vectors() * S::LANES;
-    if width == 0 {
-        return Ok(());
+    let Some(dx) = pass.dx.as_ref().filter(|_| pass.dims.layer.input_size > 0) else {
+        return;
+    };
+    // SAFETY: a worker writes blocks of rows, or of columns, of its own, and reads none.
+    let mut dx = unsafe { dx.share() };
+    let Hand { r: scratch, cells, .. } = hand;
+    let valid = pass.schedule.valid();
+    let by_rows = valid >= worker.count();
+    let blocks = if by_rows { 0..w_ih.blocks() } else { worker.part(w_ih.blocks()) };
+    let block = if by_rows { valid.div_ceil(worker.count()).clamp(1, BLOCK_ROWS) } else { BLOCK_ROWS };
+    let columns = w_ih.columns(&blocks, pass.dims.layer.input_size);
+    let right = w_ih.part(&blocks);
+    let row = right.vectors() * S::LANES;
+    if row == 0 {
+        return;
     }
-    let mut scratch = Aligned::try_zeroed(BLOCK_ROWS * row)?;
-    let mut cells = [(0, 0); BLOCK_ROWS];
     let mut all = pass.schedule.cells(0..pass.schedule.steps());
-    loop {
+    for turn in 0.. {
         let mut count = 0;
-        for (place, (t, j)) in cells.iter_mut().zip(all.by_ref()) {
+        for (place, (t, j)) in cells[..block].iter_mut().zip(all.by_ref()) {
             *place = (t, pass.schedule.sequence(j));
             count += 1;
         }
-        if count == 0 {
-            return Ok(());
+        if count == 0 || pass.stop.before(worker, 0, false) {
+            return;
         }
-        if (pass.cancel)() {
-            return Err(Error::Cancelled);
+        if by_rows && turn % worker.count() != worker.index() {
+            continue;
         }
-        let left = |r: usize| &d_z[pass.place(cells[r].0, cells[r].1, rows)];
-        product(simd, count, left, w_ih, Start::Zero, &mut scratch);
+        let left = |r: usize| pass.d_z.row(0, pass.index(cells[r].0, cells[r].1));
+        product(simd, count, left, right, Start::Zero, scratch);
         for (&(t, n), scratch) in cells[..count].iter().zip(scratch.chunks_exact(row)) {
-            dx.row_mut(t, n).copy_from_slice(&scratch[..width]);
+            dx.part_mut(t, n, &columns).copy_from_slice(&scratch[..columns.len()]);
         }
     }
 }
@@ -64,6 +94,16 @@ pub(super) struct Sums<'a, T> {
     b: Option<&'a mut [T]>,
     peephole: Option<&'a mut [T]>,
     w_hr: Option<&'a mut [T]>,
+}
+
+/// The same, row by row.
+pub(super) struct SumRows<'a, T> {
+    w_ih: RowsMut<'a, T>,
+    w_hh: RowsMut<'a, T>,
+    /// One row.
+    b: Option<RowsMut<'a, T>>,
+    peephole: Option<RowsMut<'a, T>>,
+    w_hr: Option<RowsMut<'a, T>>,
 }
 
 impl<'a, T: Element> Sums<'a, T> {
@@ -99,100 +139,100 @@ impl<'a, T: Element> Sums<'a, T> {
         }
     }
 
-    /// Adds them up, chain by chain.
+    /// Their rows.
+    pub(super) fn rows(&mut self, layer: &LayerDims) -> SumRows<'_, T> {
+        SumRows {
+            w_ih: RowsMut::flat(self.w_ih, layer.input_size),
+            w_hh: RowsMut::flat(self.w_hh, layer.output_size),
+            b: self.b.as_mut().map(|b| RowsMut::flat(b, layer.gate_rows())),
+            peephole: self.peephole.as_mut().map(|peephole| RowsMut::flat(peephole, layer.hidden_size)),
+            w_hr: self.w_hr.as_mut().map(|w_hr| RowsMut::flat(w_hr, layer.hidden_size)),
+        }
+    }
+}
+
+impl<T: Element> Pass<'_, T> {
+    /// Adds up the gradients of the weights, chain by chain: each worker those of its own gate rows and units.
     #[inline(always)]
-    pub(super) fn run<S: Lanes<T>>(mut self, simd: S, pass: &Pass<'_, T>, d_z: &[T], d_r: &[T]) -> Result<()> {
-        let Dims { steps, batch, layer, .. } = pass.dims;
-        let (rows, hidden, output) = (layer.gate_rows(), layer.hidden_size, layer.output_size);
-        let most = CHAIN.min(steps * batch);
-        let mut cells = try_vec(most, (0, 0))?;
-        let mut w_ih = Product::new::<S>(most, rows, layer.input_size)?;
-        let mut w_hh = Product::new::<S>(most, rows, output)?;
-        let mut w_hr = match self.w_hr {
-            Some(_) => Some((Product::new::<S>(most, output, hidden)?, try_vec(most * hidden, T::ZERO)?)),
-            None => None,
+    pub(super) fn sum<S: Lanes<T>>(&self, simd: S, worker: &Worker<'_>, hand: &mut Hand<T>) {
+        let LayerDims { input_size, hidden_size, output_size, .. } = self.dims.layer;
+        let cell = self.weights.cell;
+        let (rows, units) = (worker.part(self.dims.layer.gate_rows()), worker.part(hidden_size));
+        // SAFETY: a worker writes rows or columns of its own, and reads what it wrote.
+        let (mut w_ih, mut w_hh, mut b, mut peephole, mut w_hr) = unsafe {
+            let SumRows { w_ih, w_hh, b, peephole, w_hr } = &self.sums;
+            let b = b.as_ref().map(|b| b.share());
+            let peephole = peephole.as_ref().map(|peephole| peephole.share());
+            (w_ih.share(), w_hh.share(), b, peephole, w_hr.as_ref().map(|w_hr| w_hr.share()))
         };
-        let mut left = try_vec(most * rows.max(output), T::ZERO)?;
-        let mut column = try_vec(rows, T::ZERO)?;
-        let mut chains = Chains::new(pass)?;
-        while let Some(count) = chains.next(&mut cells) {
-            if (pass.cancel)() {
-                return Err(Error::Cancelled);
+        let Hand { z: part, left, right, hidden, column, cells, .. } = hand;
+        let mut next = 0;
+        while let Some(count) = self.chain(&mut next, cells) {
+            if self.stop.before(worker, 0, false) {
+                return;
             }
             let cells = &cells[..count];
-            let d_z_row = |&(t, j): &(usize, usize)| &d_z[pass.place(t, pass.schedule.sequence(j), rows)];
-            interleave::<S, T>(cells.iter().map(d_z_row), rows, &mut left);
-            w_ih.add(simd, &left, cells.iter().map(|&(t, j)| pass.x.row(t, pass.schedule.sequence(j))), self.w_ih);
-            w_hh.add(simd, &left, cells.iter().map(|&(t, j)| pass.r_before(t, j)), self.w_hh);
-            if let Some(b) = &mut self.b {
+            let d_z = |&(t, j): &(usize, usize)| self.d_z.row(0, self.index(t, self.schedule.sequence(j)));
+            interleave::<S, T>(cells.iter().map(|cell| &d_z(cell)[rows.clone()]), rows.len(), left);
+            let mut outer = Outer { worker, stop: &self.stop, left: &*left, right, part };
+            let x = cells.iter().map(|&(t, j)| self.x.row(t, self.schedule.sequence(j)));
+            outer.add(simd, rows.clone(), x, 0..input_size, &mut w_ih);
+            outer.add(simd, rows.clone(), cells.iter().map(|&(t, j)| self.r_before(t, j)), 0..output_size, &mut w_hh);
+            if let Some(b) = &mut b {
+                let column = &mut column[..rows.len()];
                 column.fill(T::ZERO);
                 for cell in cells {
-                    pointwise::accumulate(simd, d_z_row(cell), None, &mut column);
+                    pointwise::accumulate(simd, &d_z(cell)[rows.clone()], None, column);
                 }
-                pointwise::accumulate(simd, &column, None, b);
+                pointwise::accumulate(simd, column, None, b.part_mut(0, 0, &rows));
             }
-            if let Some(peephole) = &mut self.peephole {
-                let (gates, looks) = (pass.weights.cell.gate_rows(), pass.weights.cell.peephole_rows());
+            if let Some(peephole) = &mut peephole {
+                let (gates, looks) = (cell.gate_rows(), cell.peephole_rows());
                 for (gate, look, after) in
                     [(gates.i, looks.i, false), (gates.f, looks.f, false), (gates.o, looks.o, true)]
                 {
                     let (Some(gate), Some(look)) = (gate, look) else {
                         continue;
                     };
-                    let column = &mut column[..hidden];
+                    let column = &mut column[..units.len()];
                     column.fill(T::ZERO);
                     for cell @ &(t, j) in cells {
-                        let c = if after { pass.c.row(t, pass.schedule.sequence(j)) } else { pass.c_before(t, j) };
-                        pointwise::accumulate(simd, &d_z_row(cell)[gate * hidden..][..hidden], Some(c), column);
+                        let n = self.schedule.sequence(j);
+                        let c = if after { self.c.row(t, n) } else { self.c_before(&self.schedule, t, j) };
+                        let d_z = &d_z(cell)[gate * hidden_size..][units.clone()];
+                        pointwise::accumulate(simd, d_z, Some(&c[units.clone()]), column);
                     }
-                    pointwise::accumulate(simd, column, None, &mut peephole[look * hidden..][..hidden]);
+                    pointwise::accumulate(simd, column, None, peephole.part_mut(0, look, &units));
                 }
             }
-            if let (Some((product, again)), Some(w_hr)) = (&mut w_hr, &mut self.w_hr) {
-                for (&(t, j), h) in cells.iter().zip(again.chunks_exact_mut(hidden)) {
-                    let n = pass.schedule.sequence(j);
-                    pointwise::hidden_again(simd, pass.weights.cell, pass.gates.row(t, n), pass.c.row(t, n), h);
+            if let Some(w_hr) = w_hr.as_mut().filter(|_| !units.is_empty()) {
+                for (&(t, j), h) in cells.iter().zip(hidden.chunks_exact_mut(units.len())) {
+                    let n = self.schedule.sequence(j);
+                    let gates = self.gates.groups(t, n, self.dims.layer.gates, &units);
+                    pointwise::hidden_again(simd, cell, gates, &self.c.row(t, n)[units.clone()], h);
                 }
-                let d_r_row = |&(t, j): &(usize, usize)| &d_r[pass.place(t, pass.schedule.sequence(j), output)];
-                interleave::<S, T>(cells.iter().map(d_r_row), output, &mut left);
-                product.add(simd, &left, again.chunks_exact(hidden).take(count), w_hr);
+                let d_r = |&(t, j): &(usize, usize)| self.d_r.row(0, self.index(t, self.schedule.sequence(j)));
+                interleave::<S, T>(cells.iter().map(d_r), output_size, left);
+                let mut outer = Outer { worker, stop: &self.stop, left: &*left, right, part };
+                outer.add(simd, 0..output_size, hidden.chunks_exact(units.len()).take(count), units.clone(), w_hr);
             }
         }
-        Ok(())
-    }
-}
-
-/// The valid steps `(t, j)` in ascending index `t·N + n`, chain by chain.
-struct Chains<'a, T> {
-    pass: &'a Pass<'a, T>,
-    /// The place in the order of sequence `n`.
-    place: Vec<usize>,
-    next: usize,
-}
-
-impl<'a, T: Element> Chains<'a, T> {
-    fn new(pass: &'a Pass<'a, T>) -> Result<Self> {
-        let mut place = try_vec(pass.dims.batch, 0)?;
-        for j in 0..place.len() {
-            place[pass.schedule.sequence(j)] = j;
-        }
-        Ok(Self { pass, place, next: 0 })
     }
 
-    /// Fills in the next chain that has steps, and says how many.
-    fn next(&mut self, cells: &mut [(usize, usize)]) -> Option<usize> {
-        let Dims { steps, batch, .. } = self.pass.dims;
-        while self.next < steps * batch {
-            let end = (self.next + CHAIN).min(steps * batch);
+    /// Fills in the valid steps `(t, j)` of the next chain that has any, in ascending index `t·N + n`; says how many.
+    fn chain(&self, next: &mut usize, cells: &mut [(usize, usize)]) -> Option<usize> {
+        let Dims { steps, batch, .. } = self.dims;
+        while *next < steps * batch {
+            let end = (*next + CHAIN).min(steps * batch);
             let mut count = 0;
-            for index in self.next..end {
+            for index in *next..end {
                 let (t, j) = (index / batch, self.place[index % batch]);
-                if j < self.pass.schedule.active(t) {
+                if j < self.schedule.active(t) {
                     cells[count] = (t, j);
                     count += 1;
                 }
             }
-            self.next = end;
+            *next = end;
             if count > 0 {
                 return Some(count);
             }
@@ -227,53 +267,51 @@ fn copy<T: Copy, const N: usize>(from: &[T], to: &mut [T]) {
     to[..N].copy_from_slice(&from[..N]);
 }
 
-/// A sum of outer products, chain by chain.
-struct Product<T> {
-    /// How many rows the sum has.
-    rows: usize,
-    /// And how many columns.
-    columns: usize,
-    right: Panel<T>,
-    /// A chain's part of a block of rows.
-    part: Aligned<T>,
+/// A chain's sum of outer products, in the memory of one worker.
+struct Outer<'a, T> {
+    worker: &'a Worker<'a>,
+    stop: &'a Stop<'a>,
+    /// Of the sum's rows, as [`interleave`] makes it.
+    left: &'a [T],
+    right: &'a mut Panel<T>,
+    /// A tile's rows.
+    part: &'a mut Aligned<T>,
 }
 
-impl<T: Element> Product<T> {
-    fn new<S: Lanes<T>>(depth: usize, rows: usize, columns: usize) -> Result<Self> {
-        let right = Panel::try_new(depth, columns.div_ceil(S::LANES), WIDTH, S::LANES)?;
-        let part = Aligned::try_zeroed(S::ROWS * right.vectors() * S::LANES)?;
-        Ok(Self { rows, columns, right, part })
-    }
-
-    /// `sum += left' right`, where both have a row for each step of the chain.
+impl<T: Element> Outer<'_, T> {
+    /// `sum += left' right` in these rows and columns; `right` has a row for each step of the chain.
     #[inline(always)]
     fn add<'a, S: Lanes<T>>(
         &mut self,
         simd: S,
-        left: &[T],
+        rows: Range<usize>,
         right: impl ExactSizeIterator<Item = &'a [T]> + Clone,
-        sum: &mut [T],
+        columns: Range<usize>,
+        sum: &mut RowsMut<'_, T>,
     ) {
-        if self.columns == 0 {
+        if columns.is_empty() {
             return;
         }
         let depth = right.len();
-        self.right.set_depth(depth);
+        self.right.reuse(depth, columns.len().div_ceil(S::LANES), WIDTH);
         for (first, width, numbers) in self.right.blocks_mut() {
-            let columns = first * S::LANES..self.columns.min((first + width) * S::LANES);
+            let some = first * S::LANES..columns.len().min((first + width) * S::LANES);
             for (row, place) in right.clone().zip(numbers.chunks_exact_mut(width * S::LANES)) {
-                let (used, rest) = place.split_at_mut(columns.len());
-                used.copy_from_slice(&row[columns.clone()]);
+                let (used, rest) = place.split_at_mut(some.len());
+                used.copy_from_slice(&row[some.clone()]);
                 rest.fill(T::ZERO);
             }
         }
         let row = self.right.vectors() * S::LANES;
-        for (first, count) in balanced(self.rows, S::ROWS) {
-            let left = Left::Interleaved(&left[first * depth..]);
-            multiply(simd, left, count, &self.right, Start::Zero, &mut self.part);
-            let sum = &mut sum[first * self.columns..][..count * self.columns];
-            for (sum, part) in sum.chunks_exact_mut(self.columns).zip(self.part.chunks_exact(row)) {
-                pointwise::accumulate(simd, &part[..self.columns], None, sum);
+        for (first, count) in balanced(rows.len(), S::ROWS) {
+            if self.stop.before(self.worker, 0, false) {
+                return;
+            }
+            let left = Left::Interleaved(&self.left[first * depth..]);
+            multiply(simd, left, count, self.right.all(), Start::Zero, self.part);
+            for (r, part) in self.part.chunks_exact(row).take(count).enumerate() {
+                let sum = sum.part_mut(0, rows.start + first + r, &columns);
+                pointwise::accumulate(simd, &part[..columns.len()], None, sum);
             }
         }
     }

@@ -18,19 +18,24 @@
 //! packed.run(
 //!     layer::Input { x: x.view(), state: None, lengths: None, reverse: false },
 //!     layer::Output { y: y.view_mut(), state: layer::StateMut { h: h.view_mut(), c: c.view_mut() }, tape: None },
-//!     &|| false,
+//!     &layer::Control { threads: 1, cancel: &|| false },
 //! )?;
 //! assert!(y[[4, 1, 3]] > y[[0, 1, 3]]);
 //! # Ok::<(), lstm_rs::error::Error>(())
 //! ```
 
+#[allow(unsafe_code, reason = "threads write parts of one array")]
 mod backward;
+#[allow(unsafe_code, reason = "threads write parts of one array")]
 mod deferred;
+#[allow(unsafe_code, reason = "threads write parts of one array")]
 mod forward;
 mod pack;
 mod schedule;
+mod share;
 
 pub use pack::{Backward, Forward};
+pub use share::Workspace;
 
 use ndarray::{
     ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut1, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4,
@@ -40,8 +45,14 @@ use crate::cell::CellSpec;
 use crate::dims::{Dims, LayerDims, WeightShapes};
 use crate::error::{Error, Result};
 
-/// Says whether the caller wants a pass to stop; asked between chunks of time.
-pub type Cancel<'a> = &'a dyn Fn() -> bool;
+/// How a pass runs.
+#[derive(Clone, Copy)]
+pub struct Control<'a> {
+    /// How many threads it may use; a small call uses fewer.
+    pub threads: usize,
+    /// Says whether the caller wants it to stop; asked on the caller's thread between chunks of time.
+    pub cancel: &'a dyn Fn() -> bool,
+}
 
 /// The parameters. Gate rows stand in the order i, f, g, o; peephole rows in the order i, f, o.
 #[derive(Clone, Debug)]
@@ -178,14 +189,6 @@ impl<T> Input<'_, T> {
         }
         Ok(dims)
     }
-}
-
-/// Bytes of pre-activations in a chunk of time: a quarter of a second-level cache of 1 MiB.
-const CHUNK_BYTES: usize = 256 << 10;
-
-/// How many steps a chunk of time has, where a step has so many pre-activations.
-fn steps_per_chunk<T>(numbers: usize) -> usize {
-    (CHUNK_BYTES / size_of::<T>() / numbers.max(1)).max(1)
 }
 
 /// An array in standard layout as one slice.

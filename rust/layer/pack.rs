@@ -126,7 +126,7 @@ impl<T: Element> Backward<T> {
 }
 
 /// How many numbers a vector of `isa` has.
-fn lanes<T: Element>(isa: InstructionSet) -> usize {
+pub(super) fn lanes<T: Element>(isa: InstructionSet) -> usize {
     struct Count;
     impl<T: Element> Job<T> for Count {
         type Output = usize;

@@ -1,21 +1,39 @@
 //! Memory as the kernels want it: aligned workspaces that can fail, and rows of NumPy's arrays without a check per number.
 
+use std::alloc::{Layout as Memory, alloc_zeroed};
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 
 use ndarray::{ArrayView3, ArrayViewMut3};
 
 use crate::error::{Error, Result};
+use crate::simd::Element;
 
 /// A cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
 
-/// A vector of `len` values, or an error where there is no memory: every workspace comes from here.
-pub(crate) fn try_vec<T: Copy>(len: usize, value: T) -> Result<Vec<T>> {
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(len).map_err(|_| Error::Memory(len.saturating_mul(size_of::<T>())))?;
+/// Makes `memory` that long, or says that there is no memory; what is new is `value`.
+pub(crate) fn try_resize<T: Clone>(memory: &mut Vec<T>, len: usize, value: T) -> Result<()> {
+    let more = len.saturating_sub(memory.len());
+    memory.try_reserve_exact(more).map_err(|_| Error::Memory(len.saturating_mul(size_of::<T>())))?;
     memory.resize(len, value);
-    Ok(memory)
+    Ok(())
+}
+
+/// `len` zeros, in pages that nobody has touched where there are many: they are cleared when, and where, they are used.
+fn try_zeros<T: Element>(len: usize) -> Result<Vec<T>> {
+    let out_of_memory = || Error::Memory(len.saturating_mul(size_of::<T>()));
+    let memory = Memory::array::<T>(len).map_err(|_| out_of_memory())?;
+    if memory.size() == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the size is not 0.
+    let start = unsafe { alloc_zeroed(memory) }.cast::<T>();
+    if start.is_null() {
+        return Err(out_of_memory());
+    }
+    // SAFETY: allocated as a vector of that capacity is, and f32 and f64 are +0 where all bits are 0.
+    Ok(unsafe { Vec::from_raw_parts(start, len, len) })
 }
 
 /// Numbers that start at a cache line.
@@ -26,14 +44,41 @@ pub(crate) struct Aligned<T> {
     len: usize,
 }
 
-impl<T: Copy + Default> Aligned<T> {
+impl<T> Default for Aligned<T> {
+    fn default() -> Self {
+        Self { memory: Vec::new(), start: 0, len: 0 }
+    }
+}
+
+impl<T: Element> Aligned<T> {
     /// `len` zeros.
     pub(crate) fn try_zeroed(len: usize) -> Result<Self> {
         let spare = ALIGNMENT / size_of::<T>();
-        let memory = try_vec(len.saturating_add(spare), T::default())?;
+        let memory = try_zeros::<T>(len.saturating_add(spare))?;
         // `align_offset` may decline to answer; then an unaligned start is as right, and only slower.
         let start = memory.as_ptr().align_offset(ALIGNMENT).min(spare);
         Ok(Self { memory, start, len })
+    }
+
+    /// Room for `len` numbers, which may hold anything.
+    pub(crate) fn resize(&mut self, len: usize) -> Result<()> {
+        if len > self.memory.len() - self.start {
+            // What there was goes first: there need not be room for both.
+            *self = Self::default();
+            *self = Self::try_zeroed(len)?;
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// Room for at least `len` numbers, which may hold anything.
+    pub(crate) fn grow(&mut self, len: usize) -> Result<()> {
+        if len > self.len { self.resize(len) } else { Ok(()) }
+    }
+
+    /// Bytes that it keeps.
+    pub(crate) fn bytes(&self) -> usize {
+        self.memory.len() * size_of::<T>()
     }
 }
 
@@ -106,9 +151,22 @@ impl<'a, T> Rows<'a, T> {
         // a row lie side by side, as `Layout::new` checked.
         unsafe { std::slice::from_raw_parts(self.start.offset(self.layout.offset(t, n)), self.layout.width) }
     }
+
+    /// Of each of `count` groups, side by side in row `n` of step `t`, these columns.
+    #[inline(always)]
+    pub(crate) fn groups(&self, t: usize, n: usize, count: usize, columns: &Range<usize>) -> Groups<&'a [T]> {
+        let row = self.row(t, n);
+        let width = row.len() / count;
+        std::array::from_fn(|g| if g < count { &row[g * width..][columns.clone()] } else { &row[..0] })
+    }
 }
 
-/// Rows `(t, n)` of an array that is written.
+/// A gate each; those behind the last are empty.
+pub(crate) type Groups<T> = [T; 4];
+
+/// Rows `(t, n)` of an array that is written: of each, these columns.
+///
+/// Threads that write one array have each a [`RowsMut::share`] of it.
 #[derive(Debug)]
 pub(crate) struct RowsMut<'a, T> {
     start: *mut T,
@@ -118,12 +176,31 @@ pub(crate) struct RowsMut<'a, T> {
 
 // SAFETY: it stands for a unique borrow of an array.
 unsafe impl<T: Send> Send for RowsMut<'_, T> {}
+// SAFETY: through a shared reference it is only read, or shared by a promise.
+unsafe impl<T: Send + Sync> Sync for RowsMut<'_, T> {}
 
 impl<'a, T> RowsMut<'a, T> {
     /// An error where the last axis is not contiguous.
     pub(crate) fn new(name: &str, mut array: ArrayViewMut3<'a, T>) -> Result<Self> {
         let layout = Layout::new(name, array.dim(), array.strides())?;
         Ok(Self { start: array.as_mut_ptr(), layout, array: PhantomData })
+    }
+
+    /// The rows (N, ·) or (T·N, ·) of numbers that lie side by side.
+    pub(crate) fn flat(numbers: &'a mut [T], width: usize) -> Self {
+        let batch = numbers.len().checked_div(width).unwrap_or(0);
+        let layout = Layout { steps: 1, batch, width, step_stride: 0, batch_stride: width as isize };
+        Self { start: numbers.as_mut_ptr(), layout, array: PhantomData }
+    }
+
+    /// The same rows once more, for one of several threads.
+    ///
+    /// # Safety
+    /// No number may be written through one share while it is read or written through another: each writes rows or
+    /// columns of its own, and what others have written is read behind a barrier.
+    #[inline(always)]
+    pub(crate) unsafe fn share(&self) -> RowsMut<'_, T> {
+        RowsMut { start: self.start, layout: self.layout, array: PhantomData }
     }
 
     /// Row `n` of step `t`.
@@ -133,11 +210,27 @@ impl<'a, T> RowsMut<'a, T> {
         unsafe { std::slice::from_raw_parts(self.start.offset(self.layout.offset(t, n)), self.layout.width) }
     }
 
-    /// Row `n` of step `t`.
+    /// These columns of row `n` of step `t`.
     #[inline(always)]
-    pub(crate) fn row_mut(&mut self, t: usize, n: usize) -> &mut [T] {
-        // SAFETY: as in `Rows::row`; `self` is borrowed uniquely, so no other row is in use.
-        unsafe { std::slice::from_raw_parts_mut(self.start.offset(self.layout.offset(t, n)), self.layout.width) }
+    pub(crate) fn part_mut(&mut self, t: usize, n: usize, columns: &Range<usize>) -> &mut [T] {
+        assert!(columns.start <= columns.end && columns.end <= self.layout.width, "columns out of bounds");
+        let start = self.layout.offset(t, n) + columns.start as isize;
+        // SAFETY: as in `Rows::row`, and the columns are within the row; `self` is borrowed uniquely, so nothing else
+        // of the array is in use, but for what other shares have promised to leave alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.offset(start), columns.len()) }
+    }
+
+    /// Of each of `count` groups, side by side in row `n` of step `t`, these columns.
+    #[inline(always)]
+    pub(crate) fn groups_mut(&mut self, t: usize, n: usize, count: usize, columns: &Range<usize>) -> Groups<&mut [T]> {
+        let width = self.layout.width / count;
+        assert!(count <= 4 && columns.start <= columns.end && columns.end <= width, "columns out of bounds");
+        let start = self.layout.offset(t, n);
+        std::array::from_fn(|g| {
+            let (at, len) = if g < count { (g * width + columns.start, columns.len()) } else { (0, 0) };
+            // SAFETY: as in `part_mut`; the groups do not overlap.
+            unsafe { std::slice::from_raw_parts_mut(self.start.offset(start + at as isize), len) }
+        })
     }
 }
 
@@ -166,7 +259,7 @@ mod tests {
         assert_eq!(backwards.row(0, 1)[0], 210.0);
         assert!(Rows::new("x", array.slice(s![.., .., ..;2])).is_err());
         let mut rows = RowsMut::new("y", array.view_mut()).unwrap();
-        rows.row_mut(1, 1).fill(7.0);
+        rows.part_mut(1, 1, &(0..8)).fill(7.0);
         assert_eq!((rows.row(1, 1)[7], rows.row(1, 0)[7]), (7.0, 107.0));
     }
 

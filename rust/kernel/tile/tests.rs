@@ -143,11 +143,11 @@ fn check<S: Lanes<T>, T: Real>(simd: S, shape: Shape) {
         let expected = numbers.chains(from);
         for (left, name) in [(Left::Rows(&slices), "rows"), (Left::Interleaved(&interleaved), "interleaved")] {
             let mut out = flat(&numbers.out);
-            multiply(simd, left, rows, &panel, start, &mut out);
+            multiply(simd, left, rows, panel.all(), start, &mut out);
             assert_chains(&(shape, from, name), &out, &expected);
         }
         let mut out = flat(&numbers.out);
-        product(simd, rows, |r| slices[r], &panel, start, &mut out);
+        product(simd, rows, |r| slices[r], panel.all(), start, &mut out);
         assert_chains(&(shape, from, "product"), &out, &expected);
     }
 }
@@ -192,7 +192,7 @@ impl<T: Real> Job<T> for Continued {
             for (range, start) in [(0..4, Start::Row(&numbers.bias[..])), (4..11, Start::Out)] {
                 let mut panel = Panel::try_new(range.len(), 9, 4, S::LANES).unwrap();
                 fill(&mut panel, &numbers.right[range.clone()], S::LANES);
-                product(simd, rows, |r| &numbers.left[r][range.clone()], &panel, start, &mut out);
+                product(simd, rows, |r| &numbers.left[r][range.clone()], panel.all(), start, &mut out);
             }
             assert_chains(&shape, &out, &numbers.chains(From::Row));
         }
@@ -215,10 +215,10 @@ impl<T: Real> Job<T> for Less {
         for depth in [9, 2, 5, 0, 1] {
             let shape = Shape { rows: 4, depth, vectors: 6, width: 4 };
             let numbers = Numbers::<T>::new(shape, S::LANES, depth as u64);
-            panel.set_depth(depth);
+            panel.reuse(depth, 6, 4);
             fill(&mut panel, &numbers.right, S::LANES);
             let mut out = flat(&numbers.out);
-            product(simd, 4, |r| &numbers.left[r], &panel, Start::Zero, &mut out);
+            product(simd, 4, |r| &numbers.left[r], panel.all(), Start::Zero, &mut out);
             assert_chains(&shape, &out, &numbers.chains(From::Zero));
         }
     }
@@ -232,7 +232,7 @@ fn a_panel_is_used_for_less(isa: InstructionSet) {
 #[test]
 #[should_panic(expected = "the panel was made for less")]
 fn a_panel_is_not_used_for_more() {
-    Panel::<f32>::try_new(9, 6, 4, 8).unwrap().set_depth(10);
+    Panel::<f32>::try_new(9, 6, 4, 8).unwrap().reuse(10, 6, 4);
 }
 
 /// Even tiles, without a gap, and no more of them than there have to be.

@@ -4,9 +4,12 @@ use std::ops::Range;
 
 use ndarray::{Array3, ArrayViewD, Axis, concatenate, s};
 
-use super::calls::{Backwarded, Forwarded, assert_same, backward, both, forward, try_forward};
+use super::calls::{ALONE, Backwarded, Forwarded, assert_same, backward, both, forward, try_backward, try_forward};
 use super::cases::{Case, Data, Layout, fill_past_the_ends};
+use crate::cell::CellSpec;
 use crate::cell::tests::all;
+use crate::layer::Control;
+use crate::layer::share::{FORCED, Split};
 use crate::simd::InstructionSet;
 use crate::testing::{Real, Rng, on_every_isa};
 
@@ -18,6 +21,7 @@ on_every_isa! {
     layout_changes_nothing,
     padding_changes_nothing,
     what_is_absent_is_zeros,
+    threads_change_nothing,
 }
 
 /// A few calls with each cell, and those with many chunks of time.
@@ -150,11 +154,40 @@ fn in_pieces<T: Real>(isa: InstructionSet, case: &Case, data: &Data<T>, cuts: &[
 fn a_tape_changes_nothing(isa: InstructionSet) {
     fn check<T: Real>(isa: InstructionSet, case: &Case) {
         let data = Data::<T>::new(case);
-        let without = try_forward(isa, case, &data, false, &|| false).unwrap();
+        let without = try_forward(isa, case, &data, false, &ALONE).unwrap();
         assert_same(case, without.outputs(), forward(isa, case, &data).outputs());
     }
     for case in cases(14, 3) {
         for_both_types!(check(isa, &case));
+    }
+}
+
+fn threads_change_nothing(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet, case: &Case) {
+        let data = Data::<T>::new(case);
+        let alone = both(isa, case, &data);
+        for split in [Split::Batch, Split::Units] {
+            for threads in [2, 3, 8] {
+                let control = Control { threads, ..ALONE };
+                FORCED.set(Some(split));
+                let tape = try_forward(isa, case, &data, true, &control).unwrap();
+                let gradients = try_backward(isa, case, &data, &tape, &control).unwrap();
+                FORCED.set(None);
+                assert_all_same(case, &(tape, gradients), &alone);
+            }
+        }
+    }
+    // So that the team is never busy with another test.
+    let _turn = crate::threads::tests::turn();
+    for case in cases(16, 2) {
+        for_both_types!(check(isa, &case));
+    }
+    // Enough units for three workers, with a projection of as many outputs.
+    for (cell, projection) in [(CellSpec::GERS_1999, None), (all()[all().len() - 1], Some(150))] {
+        for lengths in [None, Some((0..13).collect())] {
+            let case = Case { projection, lengths, ..Case::new(cell, [12, 13, 5, 200]) };
+            for_both_types!(check(isa, &case));
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, Array3, Array4, ArrayViewD};
 
 use super::cases::{Case, Data, view};
 use crate::error::Result;
-use crate::layer::{Backward, Cancel, Forward, Gradients, Input, Output, OutputGradient, StateMut, Tape, TapeMut};
+use crate::layer::{Backward, Control, Forward, Gradients, Input, Output, OutputGradient, StateMut, Tape, TapeMut};
 use crate::simd::InstructionSet;
 use crate::testing::{Real, assert_same_bits};
 
@@ -71,9 +71,12 @@ impl<T: Real> Backwarded<T> {
 /// What both leave where no step is: neither 0, which would hide a write, nor NaN.
 pub(super) const UNTOUCHED: f64 = 7.0;
 
+/// One thread, to the end.
+pub(super) const ALONE: Control<'_> = Control { threads: 1, cancel: &|| false };
+
 /// A call forward with a tape; what is past the ends stays [`UNTOUCHED`].
 pub(super) fn forward<T: Real>(isa: InstructionSet, case: &Case, data: &Data<T>) -> Forwarded<T> {
-    try_forward(isa, case, data, true, &|| false).unwrap()
+    try_forward(isa, case, data, true, &ALONE).unwrap()
 }
 
 /// A call forward with or without a tape, whose arrays stay [`UNTOUCHED`] then.
@@ -82,7 +85,7 @@ pub(super) fn try_forward<T: Real>(
     case: &Case,
     data: &Data<T>,
     tape: bool,
-    cancel: Cancel<'_>,
+    control: &Control<'_>,
 ) -> Result<Forwarded<T>> {
     let Case { steps, batch, hidden, layout, .. } = *case;
     let gates = case.cell.gate_rows().count;
@@ -104,7 +107,7 @@ pub(super) fn try_forward<T: Real>(
             state: StateMut { h: out.h.view_mut(), c: out.c.view_mut() },
             tape: tape.then(|| TapeMut { gates: out.gates.view_mut(), c: out.c_tape.view_mut() }),
         },
-        cancel,
+        control,
     )?;
     out.y.assign(&layout.view(&y));
     // Around the part, nothing has been written.
@@ -120,7 +123,7 @@ pub(super) fn backward<T: Real>(
     data: &Data<T>,
     tape: &Forwarded<T>,
 ) -> Backwarded<T> {
-    try_backward(isa, case, data, tape, &|| false).unwrap()
+    try_backward(isa, case, data, tape, &ALONE).unwrap()
 }
 
 /// A call backward that can fail.
@@ -129,7 +132,7 @@ pub(super) fn try_backward<T: Real>(
     case: &Case,
     data: &Data<T>,
     tape: &Forwarded<T>,
-    cancel: Cancel<'_>,
+    control: &Control<'_>,
 ) -> Result<Backwarded<T>> {
     let layout = case.layout;
     let (untouched, nan) = (T::of(UNTOUCHED), T::of(f64::NAN));
@@ -165,7 +168,7 @@ pub(super) fn try_backward<T: Real>(
             w_hr: out.w_hr.as_mut().map(|w_hr| w_hr.view_mut()),
             state: StateMut { h: out.h.view_mut(), c: out.c.view_mut() },
         },
-        cancel,
+        control,
     )?;
     if let (Some(to), Some(dx)) = (&mut out.x, &mut dx) {
         to.assign(&layout.view(dx));

@@ -4,14 +4,14 @@ use std::cell::Cell;
 
 use ndarray::{Array1, Array2, Array3, Array4, ArrayView2, aview0, s};
 
-use super::calls::{Forwarded, both, forward, try_backward, try_forward};
+use super::calls::{ALONE, Forwarded, both, forward, try_backward, try_forward};
 use super::cases::{Case, Data};
 use crate::cell::CellSpec;
 use crate::error::{Error, Result};
 use crate::kernel::tile::BLOCK_ROWS;
+use crate::layer::share::steps_per_chunk;
 use crate::layer::{
-    Backward, Cancel, Forward, Gradients, Input, Output, OutputGradient, State, StateMut, Tape, TapeMut, Weights,
-    steps_per_chunk,
+    Backward, Control, Forward, Gradients, Input, Output, OutputGradient, State, StateMut, Tape, TapeMut, Weights,
 };
 use crate::simd::InstructionSet;
 use crate::testing::{Real, on_every_isa};
@@ -27,25 +27,26 @@ fn a_long_call_can_be_stopped(isa: InstructionSet) {
     // that the weights' gradients sum over, and for each block of rows of dx.
     let case = Case { need_dx: false, ..Case::new(CellSpec::GERS_1999, [40, 13, 3, 37]) };
     let with_dx = Case { need_dx: true, ..case.clone() };
-    let chunks = 40usize.div_ceil(steps_per_chunk::<f64>(13 * 4 * 37));
+    let chunks = 40usize.div_ceil(steps_per_chunk::<f64>(13 * 4 * 37, 40));
     assert!(chunks >= 3);
     let data = Data::<f64>::new(&case);
     let tape = forward(isa, &case, &data);
-    polls(chunks, &|cancel| try_forward(isa, &case, &data, true, cancel).map(drop));
-    let sums = polls(chunks + 3, &|cancel| try_backward(isa, &case, &data, &tape, cancel).map(drop));
+    polls(chunks, &|control| try_forward(isa, &case, &data, true, control).map(drop));
+    let sums = polls(chunks + 3, &|control| try_backward(isa, &case, &data, &tape, control).map(drop));
     let blocks = (40usize * 13).div_ceil(BLOCK_ROWS);
-    polls(sums + blocks, &|cancel| try_backward(isa, &with_dx, &data, &tape, cancel).map(drop));
+    polls(sums + blocks, &|control| try_backward(isa, &with_dx, &data, &tape, control).map(drop));
 }
 
 /// How often `call` polls: at least so often; and it ends at each poll that says so, without another.
-fn polls(least: usize, call: &dyn Fn(Cancel<'_>) -> Result<()>) -> usize {
+fn polls(least: usize, call: &dyn Fn(&Control<'_>) -> Result<()>) -> usize {
     let count = Cell::new(0);
     let stop_at = |at: usize| {
         count.set(0);
-        call(&|| {
+        let cancel = || {
             count.set(count.get() + 1);
             count.get() > at
-        })
+        };
+        call(&Control { threads: 1, cancel: &cancel })
     };
     assert_eq!(stop_at(usize::MAX), Ok(()));
     let all = count.get();
@@ -107,7 +108,7 @@ fn a_pass_without_memory_is_an_error(isa: InstructionSet) {
             w_hr: None,
             state: StateMut { h: dh.view_mut(), c: dc.view_mut() },
         },
-        &|| false,
+        &ALONE,
     );
     assert!(matches!(result, Err(Error::Memory(_))), "{result:?}");
 }
@@ -203,7 +204,7 @@ impl All<'_> {
                 state: StateMut { h: all.end_h.view_mut(), c: all.end_c.view_mut() },
                 tape: Some(TapeMut { gates: all.gates.view_mut(), c: all.c_tape.view_mut() }),
             },
-            &|| false,
+            &ALONE,
         )
     }
 
@@ -221,7 +222,7 @@ impl All<'_> {
                 w_hr: all.dw_hr.as_mut().map(|w_hr| w_hr.view_mut()),
                 state: StateMut { h: all.end_h.view_mut(), c: all.end_c.view_mut() },
             },
-            &|| false,
+            &ALONE,
         )
     }
 }
@@ -364,7 +365,7 @@ fn threads_share_weights() {
     let run = || {
         let (mut y, mut h, mut c) = (Array3::zeros((20, 5, 17)), Array2::zeros((5, 17)), Array2::zeros((5, 17)));
         let state = StateMut { h: h.view_mut(), c: c.view_mut() };
-        packed.run(data.input(&case), Output { y: y.view_mut(), state, tape: None }, &|| false).unwrap();
+        packed.run(data.input(&case), Output { y: y.view_mut(), state, tape: None }, &ALONE).unwrap();
         y
     };
     let alone = run();

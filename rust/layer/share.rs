@@ -1,0 +1,243 @@
+//! How a call is shared out among threads, and what each of them needs.
+//!
+//! Three ways, none of which changes an answer:
+//!
+//! * **by batch**: each worker runs some of the sequences. No barrier; each streams all the weights.
+//! * **by units**: each worker runs some of the units of every sequence. Its part of the weights stays in its own
+//!   second-level cache; the workers meet once a step, as each needs the others' output of the step before.
+//! * **alone**, where that would take longer to arrange than to do.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::Control;
+use super::schedule::Schedule;
+use crate::dims::Dims;
+use crate::error::{Error, Result};
+use crate::kernel::tile::Panel;
+use crate::simd::Element;
+use crate::simd::memory::{Aligned, try_resize};
+use crate::threads::{OnCaller, Worker, worthwhile};
+
+/// Bytes of pre-activations in a chunk of time: a quarter of a second-level cache of 1 MiB.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Weights of so many bytes fit a second-level cache beside the chunk.
+const CACHED_BYTES: usize = 640 << 10;
+/// Rows that each worker keeps when a batch is shared out, so that its tiles are full.
+const FULL_ROWS: usize = 6;
+/// A step of so many nanoseconds is worth a barrier, which takes 200 to 400.
+const WORTH_MEETING: f64 = 1500.0;
+
+/// How many steps a chunk of time has, where a step has so many pre-activations.
+pub(super) fn steps_per_chunk<T>(numbers: usize, steps: usize) -> usize {
+    (CHUNK_BYTES / size_of::<T>() / numbers.max(1)).clamp(1, steps.max(1))
+}
+
+/// What is shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::layer) enum Split {
+    /// Sequences.
+    Batch,
+    /// Blocks of units.
+    Units,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// For tests: a split in place of the one that the model chooses.
+    pub(in crate::layer) static FORCED: std::cell::Cell<Option<Split>> = const { std::cell::Cell::new(None) };
+}
+
+/// Who does what in a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) threads: usize,
+    pub(super) split: Split,
+}
+
+impl Plan {
+    /// For a call over `schedule`, whose weights take `bytes` and have `blocks` of units that can be shared out.
+    ///
+    /// `passes` is how much work it is beside a pass forward.
+    pub(super) fn new<T>(
+        control: &Control<'_>,
+        dims: &Dims,
+        schedule: &Schedule<'_>,
+        (bytes, blocks): (usize, usize),
+        passes: f64,
+    ) -> Self {
+        let alone = Self { threads: 1, split: Split::Batch };
+        #[cfg(test)]
+        if let Some(split) = FORCED.get() {
+            let most = if split == Split::Batch { schedule.batch() } else { blocks };
+            return Self { threads: control.threads.min(most).max(1), split };
+        }
+        if control.threads <= 1 {
+            return alone;
+        }
+        let layer = &dims.layer;
+        let scale = passes * size_of::<T>() as f64 / 4.0;
+        // Nanoseconds: 80 GFLOP/s, and the gates.
+        let products = 2.0 * layer.gate_rows() as f64 * (layer.input_size + layer.output_size) as f64 / 80.0;
+        let cell = scale * (products + 0.5 * layer.hidden_size as f64);
+        let all = cell * schedule.valid() as f64;
+        let threads = worthwhile(control.threads, Duration::from_nanos(all as u64));
+        let step = all / schedule.steps().max(1) as f64;
+        let of_batch = threads.min(schedule.batch());
+        let of_units = threads.min(blocks);
+        if schedule.batch() >= threads * FULL_ROWS && bytes <= CACHED_BYTES {
+            Self { threads: of_batch, split: Split::Batch }
+        } else if of_units > 1 && (step >= WORTH_MEETING || schedule.steps() == 1) {
+            Self { threads: of_units, split: Split::Units }
+        } else if schedule.batch() >= 2 * threads {
+            Self { threads: of_batch, split: Split::Batch }
+        } else {
+            alone
+        }
+    }
+
+    /// A worker's share of the sequences and of the `blocks`.
+    pub(super) fn share<'a>(
+        &self,
+        worker: &Worker<'_>,
+        schedule: Schedule<'a>,
+        blocks: usize,
+    ) -> (Schedule<'a>, Range<usize>) {
+        match self.split {
+            Split::Batch => (schedule.deal(worker), 0..blocks),
+            Split::Units => (schedule, worker.part(blocks)),
+        }
+    }
+
+    /// The most sequences and blocks that one of `workers` has.
+    pub(super) fn most(&self, workers: usize, batch: usize, blocks: usize) -> (usize, usize) {
+        match self.split {
+            Split::Batch => (batch.div_ceil(workers), blocks),
+            Split::Units => (batch, blocks.div_ceil(workers)),
+        }
+    }
+
+    /// Waits for the others, where one needs what they wrote.
+    #[inline(always)]
+    pub(super) fn meet(&self, worker: &Worker<'_>) {
+        if self.split == Split::Units {
+            worker.wait();
+        }
+    }
+}
+
+/// Whether the caller wants the pass to stop, so that all workers hear of it at the same place.
+pub(super) struct Stop<'a> {
+    cancel: OnCaller<&'a dyn Fn() -> bool>,
+    /// The first round that is not run.
+    at: AtomicUsize,
+}
+
+impl<'a> Stop<'a> {
+    pub(super) fn new(control: &Control<'a>) -> Self {
+        Self { cancel: OnCaller::new(control.cancel), at: AtomicUsize::new(usize::MAX) }
+    }
+
+    /// Is `round` not to be run? Asked by all workers before each round; `meet` says that they meet within it.
+    pub(super) fn before(&self, worker: &Worker<'_>, round: usize, meet: bool) -> bool {
+        if self.at.load(Ordering::Relaxed) <= round {
+            return true;
+        }
+        if let Some(cancel) = self.cancel.get(worker)
+            && cancel()
+        {
+            // The others may be in this round already: all leave together before the next.
+            self.at.fetch_min(if meet && worker.count() > 1 { round + 1 } else { 0 }, Ordering::Relaxed);
+        }
+        self.at.load(Ordering::Relaxed) <= round
+    }
+
+    /// Has it been asked for?
+    pub(super) fn asked(&self) -> bool {
+        self.at.load(Ordering::Relaxed) != usize::MAX
+    }
+
+    /// The end of a pass.
+    pub(super) fn outcome(&self) -> Result<()> {
+        if self.asked() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// What a pass needs besides its arrays. It grows when it has to; a call that it suffices for allocates nothing.
+#[derive(Debug)]
+pub struct Workspace<T> {
+    /// The order of the batch.
+    pub(super) order: Vec<(usize, usize)>,
+    /// As long as the larger of H and P.
+    pub(super) zeros: Vec<T>,
+    /// (N, H), where it is projected.
+    pub(super) h: Aligned<T>,
+    /// (T, N, G·H): the gradients of the pre-activations.
+    pub(super) d_z: Aligned<T>,
+    /// (T, N, P): of the outputs, where they are projected.
+    pub(super) d_r: Aligned<T>,
+    /// The place in the order of each sequence.
+    pub(super) place: Vec<usize>,
+    /// One for each worker.
+    pub(super) hands: Vec<Hand<T>>,
+}
+
+/// What one worker needs.
+#[derive(Debug)]
+pub(super) struct Hand<T> {
+    /// Forward, the pre-activations of a chunk of time; backward, a part of a sum.
+    pub(super) z: Aligned<T>,
+    /// A step's product.
+    pub(super) r: Aligned<T>,
+    /// The operands of a sum over a chain, and its columns.
+    pub(super) left: Aligned<T>,
+    pub(super) right: Panel<T>,
+    pub(super) hidden: Aligned<T>,
+    pub(super) column: Aligned<T>,
+    /// Rows (t, j).
+    pub(super) cells: Vec<(usize, usize)>,
+}
+
+impl<T> Default for Hand<T> {
+    fn default() -> Self {
+        let (z, r, left, hidden, column) = Default::default();
+        Self { z, r, left, right: Panel::default(), hidden, column, cells: Vec::new() }
+    }
+}
+
+impl<T> Default for Workspace<T> {
+    fn default() -> Self {
+        let (order, zeros, place, hands) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (h, d_z, d_r) = Default::default();
+        Self { order, zeros, h, d_z, d_r, place, hands }
+    }
+}
+
+impl<T: Element> Workspace<T> {
+    /// Bytes that it keeps, roughly.
+    pub fn bytes(&self) -> usize {
+        let hands = self.hands.iter().map(|Hand { z, r, left, right, hidden, column, cells }| {
+            let numbers = [z, r, left, hidden, column].iter().map(|numbers| numbers.bytes()).sum::<usize>();
+            numbers + right.room() + size_of_val(&cells[..])
+        });
+        let numbers = self.h.bytes() + self.d_z.bytes() + self.d_r.bytes() + size_of_val(&self.zeros[..]);
+        numbers + size_of_val(&self.order[..]) + size_of_val(&self.place[..]) + hands.sum::<usize>()
+    }
+
+    /// At least so many hands.
+    pub(super) fn hands(hands: &mut Vec<Hand<T>>, count: usize) -> Result<&mut [Hand<T>]> {
+        let more = count.saturating_sub(hands.len());
+        hands.try_reserve_exact(more).map_err(|_| Error::Memory(count * size_of::<Hand<T>>()))?;
+        hands.resize_with(count.max(hands.len()), Hand::default);
+        Ok(&mut hands[..count])
+    }
+
+    /// Zeros, at least so many.
+    pub(super) fn zeros(zeros: &mut Vec<T>, len: usize) -> Result<&[T]> {
+        if zeros.len() < len {
+            try_resize(zeros, len, T::ZERO)?;
+        }
+        Ok(&zeros[..len])
+    }
+}

@@ -1,0 +1,459 @@
+//! The team: threads that share out one call.
+//!
+//! A call is one region: the caller is worker 0, the others are threads of the team, made on first use and kept. Within
+//! it workers meet at barriers. A worker that waits spins, then yields, then (between regions) parks.
+//!
+//! * A team that is busy with another call is not waited for: the caller then works alone.
+//! * A team belongs to a process: a forked child makes its own.
+//! * A panic in one worker releases the others from their barrier and goes on in the caller; the team stays usable.
+//!
+//! Nothing here decides what is shared out, and no answer depends on it.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// How long a worker spins before it yields, and again before it parks: waking a thread costs about as much.
+const PATIENCE: Duration = Duration::from_micros(50);
+
+/// Two cache lines, as some CPUs fetch them in pairs.
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// A panic that only says that another worker has panicked.
+struct Bystander;
+
+/// One of those that share a call.
+pub(crate) struct Worker<'a> {
+    index: usize,
+    count: usize,
+    barrier: Option<&'a Barrier>,
+}
+
+impl Worker<'_> {
+    /// From 0, which is the caller.
+    #[inline(always)]
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// How many there are.
+    #[inline(always)]
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// This worker's part of `items`: as many as the others have, or one more.
+    #[inline(always)]
+    pub(crate) fn part(&self, items: usize) -> std::ops::Range<usize> {
+        self.index * items / self.count..(self.index + 1) * items / self.count
+    }
+
+    /// Waits until all have come here; what they wrote before is seen after.
+    #[inline(always)]
+    pub(crate) fn wait(&self) {
+        if let Some(barrier) = self.barrier {
+            barrier.wait(self.count);
+        }
+    }
+}
+
+/// Something that only worker 0 may use, as it belongs to the caller's thread.
+pub(crate) struct OnCaller<T>(T);
+
+// SAFETY: `get` hands it out only to worker 0, which runs on the thread that made the region.
+unsafe impl<T> Sync for OnCaller<T> {}
+
+impl<T> OnCaller<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// For worker 0.
+    pub(crate) fn get(&self, worker: &Worker<'_>) -> Option<&T> {
+        (worker.index == 0).then_some(&self.0)
+    }
+}
+
+/// Where the workers of a region meet.
+struct Barrier {
+    arrived: Line<AtomicUsize>,
+    generation: Line<AtomicUsize>,
+    broken: AtomicBool,
+}
+
+impl Barrier {
+    fn new() -> Self {
+        Self {
+            arrived: Line(AtomicUsize::new(0)),
+            generation: Line(AtomicUsize::new(0)),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    #[inline(always)]
+    fn wait(&self, count: usize) {
+        // Nobody moves on before this worker has arrived, so this is the generation of this meeting.
+        let generation = self.generation.0.load(Ordering::Relaxed);
+        if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == count {
+            self.arrived.0.store(0, Ordering::Relaxed);
+            self.generation.0.store(generation.wrapping_add(1), Ordering::Release);
+        } else {
+            let moved_on = || self.generation.0.load(Ordering::Acquire) != generation;
+            until(|| moved_on() || self.broken.load(Ordering::Relaxed), Duration::MAX);
+            if !moved_on() {
+                resume_unwind(Box::new(Bystander));
+            }
+        }
+    }
+}
+
+/// Spins, then yields, until `done`, or until some time has passed; says whether it is done.
+#[inline]
+fn until(done: impl Fn() -> bool, most: Duration) -> bool {
+    for _ in 0..256 {
+        if done() {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    let start = Instant::now();
+    let spins = if cores() > 1 { PATIENCE } else { Duration::ZERO };
+    loop {
+        if done() {
+            return true;
+        }
+        let waited = start.elapsed();
+        if waited >= most {
+            return false;
+        }
+        if waited < spins {
+            for _ in 0..16 {
+                std::hint::spin_loop();
+            }
+        } else {
+            thread::yield_now();
+        }
+    }
+}
+
+/// How many CPUs this process may use.
+fn cores() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// A call that is shared out. It lives on the caller's stack until `running` is 0.
+struct Region<'a> {
+    job: &'a (dyn Fn(&Worker<'_>) + Sync),
+    count: usize,
+    barrier: Barrier,
+    /// Workers besides the caller that have not finished.
+    running: Line<AtomicUsize>,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Region<'_> {
+    fn work(&self, index: usize) {
+        let worker = Worker { index, count: self.count, barrier: Some(&self.barrier) };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.job)(&worker))) {
+            if !panic.is::<Bystander>() {
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            }
+            self.barrier.broken.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A thread of the team.
+struct Member {
+    /// What to work on next; null when there is nothing.
+    next: Line<AtomicPtr<Region<'static>>>,
+    parked: AtomicBool,
+    thread: OnceLock<Thread>,
+}
+
+impl Member {
+    fn spawn(index: usize) -> std::io::Result<Arc<Self>> {
+        let member = Arc::new(Self {
+            next: Line(AtomicPtr::new(std::ptr::null_mut())),
+            parked: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        });
+        let own = Arc::clone(&member);
+        let handle = thread::Builder::new().name(format!("lstm_rs-{index}")).spawn(move || own.serve(index))?;
+        member.thread.get_or_init(|| handle.thread().clone());
+        Ok(member)
+    }
+
+    /// Gives it a region to work on.
+    fn give(&self, region: &Region<'_>) {
+        let region = std::ptr::from_ref(region).cast::<Region<'static>>().cast_mut();
+        // In one order with `parked` for both sides: either this sees the flag, or the member sees the region.
+        self.next.0.store(region, Ordering::SeqCst);
+        if self.parked.load(Ordering::SeqCst)
+            && let Some(thread) = self.thread.get()
+        {
+            thread.unpark();
+        }
+    }
+
+    /// Works on what comes, for as long as the process lives.
+    fn serve(&self, index: usize) {
+        loop {
+            let here = || !self.next.0.load(Ordering::SeqCst).is_null();
+            while !until(here, 2 * PATIENCE) {
+                self.parked.store(true, Ordering::SeqCst);
+                while !here() {
+                    thread::park();
+                }
+                self.parked.store(false, Ordering::SeqCst);
+            }
+            let region = self.next.0.swap(std::ptr::null_mut(), Ordering::Acquire);
+            // SAFETY: a caller gave it and keeps it alive until `running` is 0, to which this worker's 1 still counts.
+            let region = unsafe { &*region };
+            region.work(index);
+            // The last that is seen of the region.
+            region.running.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+}
+
+/// The threads of one process.
+struct Team {
+    process: u32,
+    /// Locked while a call has them.
+    members: Mutex<Vec<Arc<Member>>>,
+    /// When a call last could have had use for them, in nanoseconds since `epoch`.
+    wanted: AtomicU64,
+    epoch: Instant,
+}
+
+static TEAM: AtomicPtr<Team> = AtomicPtr::new(std::ptr::null_mut());
+
+/// This process' team.
+fn team() -> &'static Team {
+    let process = std::process::id();
+    loop {
+        let known = TEAM.load(Ordering::Acquire);
+        // SAFETY: null, or a team that is never freed.
+        if let Some(team) = unsafe { known.as_ref() }
+            && team.process == process
+        {
+            return team;
+        }
+        // After a fork the threads of the known one are not here, and its lock may be held for ever: it is left alone.
+        let (members, wanted, epoch) = (Mutex::new(Vec::new()), AtomicU64::new(0), Instant::now());
+        let fresh = Box::into_raw(Box::new(Team { process, members, wanted, epoch }));
+        if TEAM.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: nobody else has seen it.
+            drop(unsafe { Box::from_raw(fresh) });
+        }
+    }
+}
+
+impl Team {
+    /// Its members, at least `wanted` if they can be had; `None` while another call has them.
+    fn members(&self, wanted: usize) -> Option<MutexGuard<'_, Vec<Arc<Member>>>> {
+        let mut members = match self.members.try_lock() {
+            Ok(members) => members,
+            Err(TryLockError::Poisoned(members)) => members.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        while members.len() < wanted {
+            // Without enough threads the caller works alone.
+            let Ok(member) = Member::spawn(members.len() + 1) else { break };
+            members.push(member);
+        }
+        Some(members)
+    }
+}
+
+/// Waking a parked thread pays for itself in calls of this length.
+const WORTH_WAKING: Duration = Duration::from_micros(150);
+/// Sharing pays in calls of this length, if nobody has to be woken.
+const WORTH_SHARING: Duration = Duration::from_micros(5);
+
+/// How many of `threads` a call should ask for that takes one thread `estimate`.
+///
+/// In between it is worth it when the members are awake; they are woken when such calls follow each other.
+pub(crate) fn worthwhile(threads: usize, estimate: Duration) -> usize {
+    if threads <= 1 || estimate < WORTH_SHARING {
+        return 1;
+    }
+    if estimate >= WORTH_WAKING {
+        return threads;
+    }
+    let team = team();
+    let now = team.epoch.elapsed().as_nanos() as u64;
+    let before = team.wanted.swap(now, Ordering::Relaxed);
+    let follows = now.saturating_sub(before) < (PATIENCE + 2 * estimate).as_nanos() as u64;
+    if follows { threads } else { 1 }
+}
+
+/// Runs `job` once for each worker, with one of `hands` each: all of them, or the first alone.
+///
+/// # Panics
+/// With the panic of a worker, when all have finished.
+pub(crate) fn share<H: Send>(hands: &mut [H], job: impl Fn(&Worker<'_>, &mut H) + Sync) {
+    let alone = |hands: &mut [H]| job(&Worker { index: 0, count: 1, barrier: None }, &mut hands[0]);
+    if hands.len() <= 1 {
+        return alone(hands);
+    }
+    let Some(members) = team().members(hands.len() - 1) else {
+        return alone(hands);
+    };
+    let Some(others) = members.get(..hands.len() - 1) else {
+        return alone(hands);
+    };
+    let start = OneEach(hands.as_mut_ptr());
+    let job = |worker: &Worker<'_>| {
+        // SAFETY: there are at least as many hands as workers, and each worker has an index of its own.
+        let hand = unsafe { &mut *start.at(worker.index) };
+        job(worker, hand);
+    };
+    let count = hands.len();
+    let region = Region {
+        job: &job,
+        count,
+        barrier: Barrier::new(),
+        running: Line(AtomicUsize::new(count - 1)),
+        panic: Mutex::new(None),
+    };
+    for member in others {
+        member.give(&region);
+    }
+    region.work(0);
+    // `region` must not go before the others have left it: nothing between here and there can return or panic.
+    until(|| region.running.0.load(Ordering::Acquire) == 0, Duration::MAX);
+    drop(members);
+    if let Some(panic) = region.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        resume_unwind(panic);
+    }
+}
+
+/// The start of an array of which each worker uses its own element.
+struct OneEach<H>(*mut H);
+
+// SAFETY: an element is used by one thread at a time.
+unsafe impl<H: Send> Sync for OneEach<H> {}
+
+impl<H> OneEach<H> {
+    /// Where element `index` is.
+    fn at(&self, index: usize) -> *mut H {
+        self.0.wrapping_add(index)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    /// The team is one for all tests: those that need it take turns.
+    pub(crate) fn turn() -> MutexGuard<'static, ()> {
+        static TURN: Mutex<()> = Mutex::new(());
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[test]
+    fn threads_share_one_region_with_barriers() {
+        let _turn = turn();
+        for count in [1, 2, 3, 8] {
+            let mut hands = vec![0usize; count];
+            let cells: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            share(&mut hands, |worker, hand| {
+                assert_eq!(worker.count(), count);
+                for round in 1..200 {
+                    // Relaxed: the barriers alone order these.
+                    cells[worker.index()].store(round, Ordering::Relaxed);
+                    worker.wait();
+                    *hand += cells.iter().map(|cell| cell.load(Ordering::Relaxed)).sum::<usize>();
+                    worker.wait();
+                }
+            });
+            assert_eq!(hands, vec![count * 199 * 200 / 2; count]);
+        }
+    }
+
+    #[test]
+    fn threads_wake_up_after_a_pause() {
+        let _turn = turn();
+        for pause in [0, 1, 20] {
+            thread::sleep(Duration::from_millis(pause));
+            let mut hands = [0; 3];
+            share(&mut hands, |worker, hand| *hand = worker.index() + 1);
+            assert_eq!(hands, [1, 2, 3]);
+        }
+    }
+
+    #[test]
+    fn threads_that_are_busy_are_not_waited_for() {
+        let _turn = turn();
+        let inner = AtomicUsize::new(0);
+        share(&mut [(); 2], |worker, ()| {
+            if worker.index() == 0 {
+                share(&mut [(); 2], |worker, ()| {
+                    inner.fetch_add(worker.count(), Ordering::Relaxed);
+                });
+            }
+        });
+        assert_eq!(inner.into_inner(), 1);
+    }
+
+    #[test]
+    fn threads_survive_a_panic_in_any_of_them() {
+        let _turn = turn();
+        for culprit in 0..3 {
+            let raised = catch_unwind(AssertUnwindSafe(|| {
+                share(&mut [(); 3], |worker, ()| {
+                    if worker.index() == culprit {
+                        resume_unwind(Box::new("culprit"));
+                    }
+                    worker.wait();
+                    unreachable!("one never comes");
+                });
+            }));
+            assert_eq!(raised.unwrap_err().downcast_ref(), Some(&"culprit"));
+            let mut hands = [0; 3];
+            share(&mut hands, |worker, hand| {
+                worker.wait();
+                *hand = worker.count();
+            });
+            assert_eq!(hands, [3; 3]);
+        }
+    }
+
+    #[test]
+    fn threads_of_many_callers_take_turns() {
+        let _turn = turn();
+        let total = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let mut hands = [0; 4];
+                        share(&mut hands, |worker, hand| {
+                            worker.wait();
+                            *hand = worker.part(12).len();
+                        });
+                        assert!(hands == [3; 4] || hands == [12, 0, 0, 0], "{hands:?}");
+                        total.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(total.into_inner(), 400);
+    }
+
+    #[test]
+    fn threads_are_asked_for_where_it_pays() {
+        let _turn = turn();
+        assert_eq!(worthwhile(1, Duration::from_secs(1)), 1);
+        assert_eq!(worthwhile(4, Duration::from_secs(1)), 4);
+        assert_eq!(worthwhile(4, Duration::from_nanos(10)), 1);
+    }
+}
