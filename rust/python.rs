@@ -7,10 +7,10 @@
 //! meanwhile: that gives wrong numbers, as it does in NumPy.
 
 mod arrays;
+mod settings;
 mod weights;
 
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use ndarray::{Ix1, Ix2, Ix3, Ix4};
@@ -27,7 +27,6 @@ use self::weights::{Backward, Either, Forward, check_cell};
 use crate::dims::{Dims, LayerDims};
 use crate::error::{Error, Result};
 use crate::layer::{self, Control};
-use crate::simd::InstructionSet;
 
 /// How often a long call looks whether somebody pressed Ctrl-C.
 const POLL: Duration = Duration::from_millis(20);
@@ -44,6 +43,7 @@ impl From<Error> for PyErr {
 
 /// Runs `pass` without the interpreter, which is asked now and then whether to go on.
 fn detached<R: Send>(py: Python<'_>, pass: impl FnOnce(&Control<'_>) -> Result<R> + Send) -> PyResult<R> {
+    let threads = settings::num_threads();
     let (result, raised) = py.detach(|| {
         let raised = RefCell::new(None);
         let asked = Cell::new(Instant::now());
@@ -58,7 +58,7 @@ fn detached<R: Send>(py: Python<'_>, pass: impl FnOnce(&Control<'_>) -> Result<R
                 true
             })
         };
-        let result = pass(&Control { threads: THREADS.load(Ordering::Relaxed), cancel: &cancel });
+        let result = pass(&Control { threads, cancel: &cancel });
         (result, raised.into_inner())
     });
     match raised {
@@ -248,57 +248,20 @@ impl<'py> BackwardCall<'_, 'py> {
     }
 }
 
-static THREADS: AtomicUsize = AtomicUsize::new(1);
-
-/// Index into [`InstructionSet::ALL`] of the one in use.
-static CHOSEN: AtomicUsize = AtomicUsize::new(0);
-
-fn chosen() -> InstructionSet {
-    InstructionSet::ALL[CHOSEN.load(Ordering::Relaxed)]
-}
-
-/// The instruction sets that this CPU has, slowest first.
-#[pyfunction]
-fn available_isas() -> Vec<&'static str> {
-    InstructionSet::available().map(InstructionSet::name).collect()
-}
-
-/// The instruction set in use.
-#[pyfunction]
-fn isa() -> &'static str {
-    chosen().name()
-}
-
-/// Uses another instruction set for weights that are packed from now on.
-#[pyfunction]
-#[pyo3(signature = (name, source="isa"))]
-fn set_isa(name: &str, source: &str) -> PyResult<()> {
-    match InstructionSet::available().find(|isa| isa.name() == name) {
-        Some(isa) => {
-            CHOSEN.store(isa as usize, Ordering::Relaxed);
-            Ok(())
-        }
-        None => {
-            let there = available_isas().join(", ");
-            Err(PyValueError::new_err(format!("{source}: expected one that this CPU has ({there}), got '{name}'")))
-        }
-    }
-}
-
 /// The compiled part of lstm_rs. Private: use the package.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    match std::env::var("LSTM_RS_ISA") {
-        Ok(name) if !name.is_empty() => set_isa(&name, "LSTM_RS_ISA")?,
-        _ => CHOSEN.store(InstructionSet::best() as usize, Ordering::Relaxed),
-    }
+    settings::read_environment()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Forward>()?;
     module.add_class::<Backward>()?;
     module.add_function(wrap_pyfunction!(check_cell, module)?)?;
     module.add_function(wrap_pyfunction!(forward, module)?)?;
     module.add_function(wrap_pyfunction!(backward, module)?)?;
-    module.add_function(wrap_pyfunction!(available_isas, module)?)?;
-    module.add_function(wrap_pyfunction!(isa, module)?)?;
-    module.add_function(wrap_pyfunction!(set_isa, module)?)
+    module.add_function(wrap_pyfunction!(settings::available_isas, module)?)?;
+    module.add_function(wrap_pyfunction!(settings::isa, module)?)?;
+    module.add_function(wrap_pyfunction!(settings::set_isa, module)?)?;
+    module.add_function(wrap_pyfunction!(settings::get_num_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(settings::set_num_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(settings::swap_own_threads, module)?)
 }

@@ -262,6 +262,14 @@ pub(crate) fn hidden_again<S: Lanes<T>, T: Element>(
     }
 }
 
+/// `to = 0 + a`: the first link, without a look at what was there.
+#[inline(always)]
+pub(crate) fn begin<S: Lanes<T>, T: Element>(simd: S, a: &[T], to: &mut [T]) {
+    for at in (0..to.len()).step_by(S::LANES) {
+        put(simd, simd.add(get(simd, a, at), simd.splat(T::ZERO)), to, at);
+    }
+}
+
 /// `to += a * b`, or `to += a` without `b`: one link of the chains that sum over time.
 #[inline(always)]
 pub(crate) fn accumulate<S: Lanes<T>, T: Element>(simd: S, a: &[T], b: Option<&[T]>, to: &mut [T]) {

@@ -166,7 +166,18 @@ impl<T: Element> Pass<'_, T> {
             (w_ih.share(), w_hh.share(), b, peephole, w_hr.as_ref().map(|w_hr| w_hr.share()))
         };
         let Hand { z: part, left, right, hidden, column, cells, .. } = hand;
-        let mut next = 0;
+        if self.schedule.valid() == 0 {
+            for row in rows.clone() {
+                w_hh.part_mut(0, row, &(0..output_size)).fill(T::ZERO);
+                if input_size > 0 {
+                    w_ih.part_mut(0, row, &(0..input_size)).fill(T::ZERO);
+                }
+            }
+            if let Some(w_hr) = &mut w_hr {
+                (0..output_size).for_each(|row| w_hr.part_mut(0, row, &units).fill(T::ZERO));
+            }
+        }
+        let (mut next, mut first) = (0, true);
         while let Some(count) = self.chain(&mut next, cells) {
             if self.stop.before(worker, 0, false) {
                 return;
@@ -174,7 +185,7 @@ impl<T: Element> Pass<'_, T> {
             let cells = &cells[..count];
             let d_z = |&(t, j): &(usize, usize)| self.d_z.row(0, self.index(t, self.schedule.sequence(j)));
             interleave::<S, T>(cells.iter().map(|cell| &d_z(cell)[rows.clone()]), rows.len(), left);
-            let mut outer = Outer { worker, stop: &self.stop, left: &*left, right, part };
+            let mut outer = Outer { worker, stop: &self.stop, first, left: &*left, right, part };
             let x = cells.iter().map(|&(t, j)| self.x.row(t, self.schedule.sequence(j)));
             outer.add(simd, rows.clone(), x, 0..input_size, &mut w_ih);
             outer.add(simd, rows.clone(), cells.iter().map(|&(t, j)| self.r_before(t, j)), 0..output_size, &mut w_hh);
@@ -213,9 +224,10 @@ impl<T: Element> Pass<'_, T> {
                 }
                 let d_r = |&(t, j): &(usize, usize)| self.d_r.row(0, self.index(t, self.schedule.sequence(j)));
                 interleave::<S, T>(cells.iter().map(d_r), output_size, left);
-                let mut outer = Outer { worker, stop: &self.stop, left: &*left, right, part };
+                let mut outer = Outer { worker, stop: &self.stop, first, left: &*left, right, part };
                 outer.add(simd, 0..output_size, hidden.chunks_exact(units.len()).take(count), units.clone(), w_hr);
             }
+            first = false;
         }
     }
 
@@ -271,6 +283,8 @@ fn copy<T: Copy, const N: usize>(from: &[T], to: &mut [T]) {
 struct Outer<'a, T> {
     worker: &'a Worker<'a>,
     stop: &'a Stop<'a>,
+    /// Is this the first chain, which what the sum's memory held is nothing to?
+    first: bool,
     /// Of the sum's rows, as [`interleave`] makes it.
     left: &'a [T],
     right: &'a mut Panel<T>,
@@ -311,7 +325,11 @@ impl<T: Element> Outer<'_, T> {
             multiply(simd, left, count, self.right.all(), Start::Zero, self.part);
             for (r, part) in self.part.chunks_exact(row).take(count).enumerate() {
                 let sum = sum.part_mut(0, rows.start + first + r, &columns);
-                pointwise::accumulate(simd, &part[..columns.len()], None, sum);
+                let part = &part[..columns.len()];
+                match self.first {
+                    true => pointwise::begin(simd, part, sum),
+                    false => pointwise::accumulate(simd, part, None, sum),
+                }
             }
         }
     }

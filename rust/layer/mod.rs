@@ -158,7 +158,8 @@ pub struct OutputGradient<'a, T> {
     pub state: Option<State<'a, T>>,
 }
 
-/// Where a pass backward writes. The weights' gradients have to be in standard layout and start from zero.
+/// Where a pass backward writes. The weights' gradients have to be in standard layout; `b` and `peephole` have to start
+/// from zero, the matrices are overwritten.
 #[derive(Debug)]
 pub struct Gradients<'a, T> {
     /// (T, N, I), the last axis contiguous; steps past a sequence's end are left as they are.

@@ -9,7 +9,7 @@ use pyo3::types::PyType;
 use super::arrays::{
     Array, LIKE_W_IH, Number, Wanted, as_array, borrow, borrow_option, dtype_name, flag, view, wrong_dtype,
 };
-use super::chosen;
+use super::settings::chosen;
 use crate::cell::{Activation, CellSpec};
 use crate::dims::LayerDims;
 use crate::error::Result;

