@@ -20,8 +20,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use self::arrays::{
-    LIKE_WEIGHTS, Number, State, StateOut, Wanted, borrow, borrow_option, check_out, flag, lengths, sequences,
-    sequences_mut, view, view_mut, zeros,
+    Filled, LIKE_WEIGHTS, Number, State, StateOut, Wanted, borrow, borrow_option, check_out, flag, lengths, new_array,
+    sequences, sequences_mut, view, view_mut, with_workspace,
 };
 use self::weights::{Backward, Either, Forward, check_cell};
 use crate::dims::{Dims, LayerDims};
@@ -107,8 +107,10 @@ impl<'py> ForwardCall<'_, 'py> {
         let LayerDims { hidden_size, output_size, gates, .. } = dims.layer;
         let state = State::<T>::borrow("state", self.state, &dims)?;
         let lengths = lengths(self.lengths, &dims)?;
+        // Steps past the ends stay zeros.
+        let filled = if lengths.is_some() { Filled::Zeros } else { Filled::Later };
         let y = match self.out {
-            None => zeros(py, &dims.sequence_shape(output_size))?,
+            None => new_array(py, &dims.sequence_shape(output_size), filled)?,
             Some(out) => {
                 let Ok(out) = out.cast::<PyArrayDyn<T>>() else {
                     let what = format!("out: expected a {} array{LIKE_WEIGHTS}", T::NAME);
@@ -124,8 +126,8 @@ impl<'py> ForwardCall<'_, 'py> {
         let end = StateOut::<T>::new(py, &dims)?;
         let tape = match self.tape {
             true => Some((
-                zeros::<T>(py, &[dims.steps, dims.batch, gates, hidden_size])?,
-                zeros::<T>(py, &[dims.steps, dims.batch, hidden_size])?,
+                new_array::<T>(py, &[dims.steps, dims.batch, gates, hidden_size], filled)?,
+                new_array::<T>(py, &[dims.steps, dims.batch, hidden_size], filled)?,
             )),
             false => None,
         };
@@ -143,7 +145,7 @@ impl<'py> ForwardCall<'_, 'py> {
                 c: view_mut(c).into_dimensionality::<Ix3>().expect("made so"),
             }),
         };
-        detached(py, |control| weights.run(input, output, control))?;
+        detached(py, |control| with_workspace(|space| weights.run_with(space, input, output, control)))?;
         let (gates, c) = tape.unzip();
         (y, end.h, end.c, gates, c).into_pyobject(py)
     }
@@ -209,13 +211,17 @@ impl<'py> BackwardCall<'_, 'py> {
         }
         let dstate = State::<T>::borrow("dstate", self.dstate, &dims)?;
 
-        let dx = self.need_dx.then(|| zeros::<T>(py, &dims.sequence_shape(input_size))).transpose()?;
-        let d_w_ih = zeros::<T>(py, &[rows, input_size])?;
-        let d_w_hh = zeros::<T>(py, &[rows, output_size])?;
-        let d_b = weights.has_bias().then(|| zeros::<T>(py, &[rows])).transpose()?;
+        // Steps past the ends stay zeros.
+        let filled = if lengths.is_some() { Filled::Zeros } else { Filled::Later };
+        let zeros = |shape: &[usize]| new_array::<T>(py, shape, Filled::Zeros);
+        let later = |shape: &[usize]| new_array::<T>(py, shape, Filled::Later);
+        let dx = self.need_dx.then(|| new_array::<T>(py, &dims.sequence_shape(input_size), filled)).transpose()?;
+        let d_w_ih = later(&[rows, input_size])?;
+        let d_w_hh = later(&[rows, output_size])?;
+        let d_b = weights.has_bias().then(|| zeros(&[rows])).transpose()?;
         let peepholes = weights.cell().peephole_rows().count;
-        let d_peephole = (peepholes > 0).then(|| zeros::<T>(py, &[peepholes, hidden_size])).transpose()?;
-        let d_w_hr = weights.is_projected().then(|| zeros::<T>(py, &[output_size, hidden_size])).transpose()?;
+        let d_peephole = (peepholes > 0).then(|| zeros(&[peepholes, hidden_size])).transpose()?;
+        let d_w_hr = weights.is_projected().then(|| later(&[output_size, hidden_size])).transpose()?;
         let start = StateOut::<T>::new(py, &dims)?;
 
         let tape = layer::Tape {
@@ -243,7 +249,7 @@ impl<'py> BackwardCall<'_, 'py> {
             w_hr: d_w_hr.as_ref().map(two),
             state: start.view(&dims),
         };
-        detached(py, |control| weights.run(tape, gradient, out, control))?;
+        detached(py, |control| with_workspace(|space| weights.run_with(space, tape, gradient, out, control)))?;
         (dx, d_w_ih, d_w_hh, d_b, d_peephole, d_w_hr, start.h, start.c).into_pyobject(py)
     }
 }

@@ -11,7 +11,7 @@ from lstm_rs._core import __version__
 from lstm_rs._passes import LSTMGradients, LSTMTape
 from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
-from lstm_rs.config import available_isas, get_num_threads, set_num_threads, show_config
+from lstm_rs.config import available_isas, get_num_threads, num_threads, set_num_threads, show_config
 from lstm_rs.functional import Gradients, State, Tape, Weights, backward, forward, forward_train
 from lstm_rs.layers import LSTM
 
@@ -31,6 +31,7 @@ __all__ = [
     "forward",
     "forward_train",
     "get_num_threads",
+    "num_threads",
     "set_num_threads",
     "show_config",
 ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,11 @@ def available_isas() -> tuple[str, ...]:
 
 
 def get_num_threads() -> int:
-    """How many threads a call uses: 1, in this version.
+    """How many threads a call made here may use.
+
+    Unless it is set, the number comes from the environment variable ``LSTM_RS_NUM_THREADS``, else
+    ``RAYON_NUM_THREADS``, else ``OMP_NUM_THREADS``, read once when the package is imported; else it is the number of
+    physical cores that this process may use.
 
     Returns
     -------
@@ -42,39 +48,81 @@ def get_num_threads() -> int:
     Examples
     --------
     >>> import lstm_rs
-    >>> lstm_rs.get_num_threads()
-    1
+    >>> with lstm_rs.num_threads(2):
+    ...     lstm_rs.get_num_threads()
+    2
     """
-    return 1
+    return _core.get_num_threads()
 
 
 def set_num_threads(n: int) -> None:
     """Allow a call to use up to `n` threads.
 
-    This version computes every call on the thread that makes it, so that any `n` from 1 on is kept to, and
-    `get_num_threads` goes on saying 1. Calls from several Python threads run side by side.
+    A call too small to gain from them uses fewer. The answers have the same bits with any number. While one call has
+    the threads, calls of other Python threads run on their own thread alone, side by side.
 
     Parameters
     ----------
     n : int
-        At least 1.
+        From 1 to 1024.
 
     Raises
     ------
     ValueError
-        If `n` is less than 1.
+        If `n` is out of range.
     TypeError
         If `n` is not an int.
 
     Examples
     --------
     >>> import lstm_rs
+    >>> before = lstm_rs.get_num_threads()
     >>> lstm_rs.set_num_threads(1)
+    >>> lstm_rs.get_num_threads()
+    1
+    >>> lstm_rs.set_num_threads(before)
     """
-    if isinstance(n, bool):
+    _core.set_num_threads(_threads(n))
+
+
+@contextmanager
+def num_threads(n: int) -> Iterator[None]:
+    """Allow the calls that this Python thread makes inside the block to use up to `n` threads.
+
+    Other Python threads are not concerned; blocks nest.
+
+    Parameters
+    ----------
+    n : int
+        From 1 to 1024.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `set_num_threads`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lstm_rs
+    >>> lstm, x = lstm_rs.LSTM(3, 8, seed=0), np.ones((5, 2, 3), dtype=np.float32)
+    >>> with lstm_rs.num_threads(1):
+    ...     y, state = lstm(x)
+    """
+    before = _core.swap_own_threads(_threads(n))
+    try:
+        yield
+    finally:
+        _core.swap_own_threads(before)
+
+
+def _threads(n: int) -> int:
+    """A number of threads as an int that is not below 1: Rust checks the rest."""
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n: expected an int, got {n!r}")
-    if operator.index(n) < 1:
+    if (threads := operator.index(n)) < 1:
         raise ValueError(f"n: expected at least 1 thread, got {n}")
+    return min(threads, 1 << 31)
 
 
 def show_config() -> None:
@@ -94,7 +142,7 @@ def show_config() -> None:
         f"lstm_rs {_core.__version__}": f"Python {platform.python_version()}, NumPy {np.__version__}",
         "CPU": _cpu(),
         "instruction sets": f"{', '.join(available_isas())} (in use: {_core.isa()})",
-        "threads": f"{get_num_threads()} a call",
+        "threads": f"up to {get_num_threads()} a call",
         "same bits": "no: this thread flushes subnormal numbers to zero" if flushes else "yes",
     }
     for name, value in rows.items():

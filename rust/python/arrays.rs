@@ -1,6 +1,9 @@
 //! Arrays on their way in and out: borrowed where they lie as the engine wants them, repaired by a copy where not,
 //! refused where their dtype is another; made anew for what goes out.
 
+use std::cell::Cell;
+use std::thread::LocalKey;
+
 use ndarray::{ArrayView3, ArrayViewD, ArrayViewMut3, ArrayViewMutD, Axis, Ix2, Ix3};
 use numpy::npyffi::flags::{NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE};
 use numpy::npyffi::{PY_ARRAY_API, npy_intp};
@@ -10,18 +13,43 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::dims::Dims;
-use crate::layer;
+use crate::layer::{self, Workspace};
 use crate::simd;
 
 /// An element that NumPy has.
 pub(super) trait Number: simd::Element + numpy::Element {
     const NAME: &'static str;
+    /// The memory that this thread's calls use one after the other.
+    fn workspace() -> &'static LocalKey<Cell<Workspace<Self>>>;
 }
-impl Number for f32 {
-    const NAME: &'static str = "float32";
+
+macro_rules! number {
+    ($type:ty, $name:literal) => {
+        impl Number for $type {
+            const NAME: &'static str = $name;
+            fn workspace() -> &'static LocalKey<Cell<Workspace<Self>>> {
+                thread_local! {
+                    static WORKSPACE: Cell<Workspace<$type>> = Cell::default();
+                }
+                &WORKSPACE
+            }
+        }
+    };
 }
-impl Number for f64 {
-    const NAME: &'static str = "float64";
+number!(f32, "float32");
+number!(f64, "float64");
+
+/// A thread keeps a workspace of so many bytes at most.
+const KEPT: usize = 16 << 20;
+
+/// Runs `pass` in this thread's workspace, or in a new one inside a pass: a signal's handler may make a call.
+pub(super) fn with_workspace<T: Number, R>(pass: impl FnOnce(&mut Workspace<T>) -> R) -> R {
+    let mut workspace = T::workspace().take();
+    let result = pass(&mut workspace);
+    if workspace.bytes() <= KEPT {
+        T::workspace().set(workspace);
+    }
+    result
 }
 
 pub(super) type Array<'py, T> = Bound<'py, PyArrayDyn<T>>;
@@ -138,7 +166,7 @@ pub(super) fn view<'a, T: Number>(array: &'a Array<'_, T>) -> ArrayViewD<'a, T> 
 
 /// The same, to write to: only for arrays made here, or checked by `check_out`.
 pub(super) fn view_mut<'a, T: Number>(array: &'a Array<'_, T>) -> ArrayViewMutD<'a, T> {
-    // SAFETY: it was made by `zeros`, so nobody else knows of it, or has passed `check_out`; aligned and of this dtype.
+    // SAFETY: it was made by `new_array`, so nobody else knows of it, or has passed `check_out`; aligned and of this dtype.
     unsafe { array.as_array_mut() }
 }
 
@@ -215,17 +243,30 @@ pub(super) fn lengths(object: Option<&Bound<'_, PyAny>>, dims: &Dims) -> PyResul
     Ok(Some(lengths))
 }
 
-/// A new array of zeros, or a MemoryError.
-pub(super) fn zeros<'py, T: Number>(py: Python<'py>, shape: &[usize]) -> PyResult<Array<'py, T>> {
+/// What a new array holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// Zeros.
+    Zeros,
+    /// Anything: all of it will be written.
+    Later,
+}
+
+/// A new array, or a MemoryError.
+pub(super) fn new_array<'py, T: Number>(py: Python<'py>, shape: &[usize], filled: Filled) -> PyResult<Array<'py, T>> {
     let mut dims = [0; 4];
     for (place, &length) in dims.iter_mut().zip(shape) {
         *place = npy_intp::try_from(length).map_err(|_| PyMemoryError::new_err("an array of that size"))?;
     }
     let dtype = T::get_dtype(py).into_ptr();
     // SAFETY: `dims` holds at least `shape.len()` lengths (at most 4 are asked for), and the dtype's reference is given
-    // away, as PyArray_Zeros wants it; the answer is a new array of that dtype, or null with an exception set.
+    // away, as both functions want it; the answer is a new array of that dtype, or null with an exception set.
     unsafe {
-        let array = PY_ARRAY_API.PyArray_Zeros(py, shape.len() as i32, dims.as_mut_ptr(), dtype.cast(), 0);
+        let (rank, dims) = (shape.len() as i32, dims.as_mut_ptr());
+        let array = match filled {
+            Filled::Zeros => PY_ARRAY_API.PyArray_Zeros(py, rank, dims, dtype.cast(), 0),
+            Filled::Later => PY_ARRAY_API.PyArray_Empty(py, rank, dims, dtype.cast(), 0),
+        };
         Ok(Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked())
     }
 }
@@ -270,8 +311,8 @@ pub(super) struct StateOut<'py, T> {
 impl<'py, T: Number> StateOut<'py, T> {
     pub(super) fn new(py: Python<'py>, dims: &Dims) -> PyResult<Self> {
         Ok(Self {
-            h: zeros(py, &dims.state_shape(dims.layer.output_size))?,
-            c: zeros(py, &dims.state_shape(dims.layer.hidden_size))?,
+            h: new_array(py, &dims.state_shape(dims.layer.output_size), Filled::Later)?,
+            c: new_array(py, &dims.state_shape(dims.layer.hidden_size), Filled::Later)?,
         })
     }
 
