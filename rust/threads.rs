@@ -275,7 +275,7 @@ impl Team {
 /// Waking a parked thread pays for itself in calls of this length.
 const WORTH_WAKING: Duration = Duration::from_micros(150);
 /// Sharing pays in calls of this length, if nobody has to be woken.
-const WORTH_SHARING: Duration = Duration::from_micros(5);
+const WORTH_SHARING: Duration = Duration::from_micros(12);
 
 /// How many of `threads` a call should ask for that takes one thread `estimate`.
 ///
