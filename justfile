@@ -1,7 +1,7 @@
 # The habits of this repository. `pip install rust-just` brings `just`.
 #
 # `just check` runs anywhere, without root. It installs the package into the Python environment that is active, so make
-# one first. `just ci` takes Linux, and adds torch, other Pythons and NumPys, AddressSanitizer and NEON. What a part
+# one first. `just ci` takes Linux, and adds torch, other Pythons and NumPys, the sanitizers and NEON. What a part
 # cannot do on this machine it says in a line that starts with NOT RUN.
 
 python := env("PYTHON", "python")
@@ -14,7 +14,7 @@ default:
 check: rust package lint stubtest pytest
 
 # check, with torch, and all that takes Linux
-ci: torch check wheel pythons numpy-1 asan neon
+ci: torch check wheel asm-check pythons numpy-1 asan tsan neon
 
 # ----------------------------------------------------------------------------------------------------------------- Rust
 
@@ -87,6 +87,18 @@ wheel:
     grep -o -e ' -C lto=fat' <<<"$line" || { echo "wheel: built without link-time optimisation: $line"; exit 1; }
     ls dist/lstm_rs-*-cp310-abi3-*.whl
 
+# the k loops of the compiled library: no call, no reference to the stack
+asm-check:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if [ {{ arch() }} != x86_64 ] || ! command -v objdump; then
+        echo "NOT RUN: asm-check: it takes an x86-64 machine with objdump"
+        exit
+    fi
+    cargo rustc --release --lib --crate-type cdylib --features python --target-dir target/asm -- -C strip=none
+    objdump --disassemble --no-show-raw-insn --demangle target/asm/release/liblstm_rs.so |
+        {{ python }} tests/check_code_generation.py
+
 # that wheel on each Python found, in an environment of its own: what it says of itself, and the examples
 pythons:
     #!/usr/bin/env bash
@@ -123,6 +135,20 @@ _venv minor numpy *command:
 asan:
     ASAN_OPTIONS=allocator_may_return_null=1 RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
         cargo test --lib --target {{ arch() }}-unknown-linux-gnu --target-dir target/asan
+
+# The standard library is not instrumented: what it does between its own threads and channels looks like a race, so the
+# tests run on one thread, and the handles of threads are left out.
+# ThreadSanitizer over the Rust tests of threads
+tsan:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    mkdir -p target/tsan
+    printf 'race:%s\n' std::thread::lifecycle std::thread::scoped std::sync::mpmc test::run_test >target/tsan/suppressions
+    export TSAN_OPTIONS=suppressions=$PWD/target/tsan/suppressions
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer" \
+        cargo test --lib --target {{ arch() }}-unknown-linux-gnu --target-dir target/tsan threads -- --test-threads=1 |
+        tee target/tsan/log
+    grep -q '[1-9][0-9]* passed' target/tsan/log || { echo "tsan: no test ran"; exit 1; }
 
 # the Rust tests on NEON: natively, or under qemu with a std for Arm (rustup's, or Debian's rustc-web)
 neon:

@@ -12,7 +12,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -142,8 +142,15 @@ fn until(done: impl Fn() -> bool, most: Duration) -> bool {
 
 /// How many CPUs this process may use.
 fn cores() -> usize {
-    static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
+    static CORES: AtomicUsize = AtomicUsize::new(0);
+    match CORES.load(Ordering::Relaxed) {
+        0 => {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            CORES.store(cores, Ordering::Relaxed);
+            cores
+        }
+        known => known,
+    }
 }
 
 /// A call that is shared out. It lives on the caller's stack until `running` is 0.
@@ -168,39 +175,40 @@ impl Region<'_> {
     }
 }
 
-/// A thread of the team.
+/// A thread of the team, as its callers see it.
 struct Member {
+    desk: Arc<Desk>,
+    thread: Thread,
+}
+
+/// Where a member finds its work.
+struct Desk {
     /// What to work on next; null when there is nothing.
     next: Line<AtomicPtr<Region<'static>>>,
     parked: AtomicBool,
-    thread: OnceLock<Thread>,
 }
 
 impl Member {
-    fn spawn(index: usize) -> std::io::Result<Arc<Self>> {
-        let member = Arc::new(Self {
-            next: Line(AtomicPtr::new(std::ptr::null_mut())),
-            parked: AtomicBool::new(false),
-            thread: OnceLock::new(),
-        });
-        let own = Arc::clone(&member);
+    fn spawn(index: usize) -> std::io::Result<Self> {
+        let next = Line(AtomicPtr::new(std::ptr::null_mut()));
+        let desk = Arc::new(Desk { next, parked: AtomicBool::new(false) });
+        let own = Arc::clone(&desk);
         let handle = thread::Builder::new().name(format!("lstm_rs-{index}")).spawn(move || own.serve(index))?;
-        member.thread.get_or_init(|| handle.thread().clone());
-        Ok(member)
+        Ok(Self { desk, thread: handle.thread().clone() })
     }
 
     /// Gives it a region to work on.
     fn give(&self, region: &Region<'_>) {
         let region = std::ptr::from_ref(region).cast::<Region<'static>>().cast_mut();
         // In one order with `parked` for both sides: either this sees the flag, or the member sees the region.
-        self.next.0.store(region, Ordering::SeqCst);
-        if self.parked.load(Ordering::SeqCst)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
+        self.desk.next.0.store(region, Ordering::SeqCst);
+        if self.desk.parked.load(Ordering::SeqCst) {
+            self.thread.unpark();
         }
     }
+}
 
+impl Desk {
     /// Works on what comes, for as long as the process lives.
     fn serve(&self, index: usize) {
         loop {
@@ -226,7 +234,7 @@ impl Member {
 struct Team {
     process: u32,
     /// Locked while a call has them.
-    members: Mutex<Vec<Arc<Member>>>,
+    members: Mutex<Vec<Member>>,
     /// When a call last could have had use for them, in nanoseconds since `epoch`.
     wanted: AtomicU64,
     epoch: Instant,
@@ -257,7 +265,7 @@ fn team() -> &'static Team {
 
 impl Team {
     /// Its members, at least `wanted` if they can be had; `None` while another call has them.
-    fn members(&self, wanted: usize) -> Option<MutexGuard<'_, Vec<Arc<Member>>>> {
+    fn members(&self, wanted: usize) -> Option<MutexGuard<'_, Vec<Member>>> {
         let mut members = match self.members.try_lock() {
             Ok(members) => members,
             Err(TryLockError::Poisoned(members)) => members.into_inner(),
