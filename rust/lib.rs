@@ -25,6 +25,7 @@ pub mod dims;
 pub mod error;
 mod kernel;
 pub mod layer;
+pub mod machine;
 #[allow(unsafe_code, reason = "intrinsics, and rows without a check per number")]
 pub mod simd;
 #[allow(unsafe_code, reason = "a region lives on its caller's stack")]

@@ -7,6 +7,7 @@
 //! meanwhile: that gives wrong numbers, as it does in NumPy.
 
 mod arrays;
+mod machine;
 mod settings;
 mod weights;
 
@@ -264,6 +265,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(check_cell, module)?)?;
     module.add_function(wrap_pyfunction!(forward, module)?)?;
     module.add_function(wrap_pyfunction!(backward, module)?)?;
+    module.add_function(wrap_pyfunction!(machine::fma_peak, module)?)?;
+    module.add_function(wrap_pyfunction!(machine::read_bandwidth, module)?)?;
     module.add_function(wrap_pyfunction!(settings::available_isas, module)?)?;
     module.add_function(wrap_pyfunction!(settings::isa, module)?)?;
     module.add_function(wrap_pyfunction!(settings::set_isa, module)?)?;

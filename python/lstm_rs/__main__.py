@@ -43,10 +43,15 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", default="sunspots.png", metavar="FILE", help="where the picture goes")
     demo.add_argument("--no-plot", action="store_true", help="no picture")
 
-    what = "time a pass beside PyTorch, where that is installed, on one thread"
+    what = "time passes beside the other libraries that are installed, and the machine's own limits"
     bench = commands.add_parser("bench", help=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     bench.add_argument("shapes", nargs="*", type=shape, metavar="T,N,I,H", help="shapes; eleven of all kinds if none")
+    modes = ("forward", "train", "ragged", "forward-f64", "train-f64")
+    bench.add_argument("--mode", nargs="+", choices=modes, default=modes[:2], help="what to time")
+    bench.add_argument("--threads", type=at_least(1), default=1, help="of every library")
+    bench.add_argument("--peers", nargs="*", metavar="NAME", help="whom to time beside; all if not given")
     bench.add_argument("--seconds", type=float, default=2.0, help="for each shape and mode")
+    bench.add_argument("--json", metavar="FILE", help="where all figures go")
 
     what = "show the version, the CPU, its instruction sets and the threads in use"
     commands.add_parser("info", help=what)
@@ -65,7 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "bench":
         from lstm_rs import bench
 
-        return bench.run(args.shapes or bench.SHAPES, args.seconds)
+        return bench.run(
+            args.shapes or bench.SHAPES,
+            args.seconds,
+            modes=args.mode,
+            threads=args.threads,
+            names=args.peers,
+            out=args.json,
+        )
     if args.command == "info":
         lstm_rs.show_config()
     else:
