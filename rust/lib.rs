@@ -16,9 +16,10 @@
 //! The way of the data, forward: `layer::Forward::run` checks every shape (`dims`), then crosses once into an instruction
 //! set's features (`simd`). Inside, chunk of time by chunk of time: the input product, then step by step the recurrent
 //! product (`kernel::tile`), the gates and the state (`kernel::pointwise`), the projection. Backward is its mirror,
-//! followed by the products that sum over time.
+//! followed by the products that sum over time. A call may be shared out among `threads`, by sequences or by units.
 //!
-//! The same inputs give the same bits on every instruction set, in any batch, in any chunking of time.
+//! The same inputs give the same bits on every instruction set, for any number of threads, in any batch, in any chunking
+//! of time.
 
 pub mod cell;
 pub mod dims;
