@@ -2,6 +2,8 @@
 //!
 //! T steps, N batch, I input, H hidden, P output (the projection, or H without one), G gates that have rows.
 
+use std::ops::Deref;
+
 use crate::cell::CellSpec;
 use crate::error::{Error, Result};
 
@@ -96,6 +98,28 @@ pub struct Axes {
     pub batch_first: bool,
 }
 
+/// The lengths of at most three axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    lengths: [usize; 3],
+    axes: usize,
+}
+
+impl Shape {
+    fn new<const N: usize>(shape: [usize; N]) -> Self {
+        let mut lengths = [0; 3];
+        lengths[..N].copy_from_slice(&shape);
+        Self { lengths, axes: N }
+    }
+}
+
+impl Deref for Shape {
+    type Target = [usize];
+    fn deref(&self) -> &[usize] {
+        &self.lengths[..self.axes]
+    }
+}
+
 /// The sizes of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dims {
@@ -135,17 +159,17 @@ impl Dims {
     }
 
     /// The shape, as the caller has it, of an array of sequences `width` wide.
-    pub fn sequence_shape(&self, width: usize) -> Vec<usize> {
+    pub fn sequence_shape(&self, width: usize) -> Shape {
         match self.axes {
-            Axes { single: true, .. } => vec![self.steps, width],
-            Axes { batch_first: true, .. } => vec![self.batch, self.steps, width],
-            _ => vec![self.steps, self.batch, width],
+            Axes { single: true, .. } => Shape::new([self.steps, width]),
+            Axes { batch_first: true, .. } => Shape::new([self.batch, self.steps, width]),
+            _ => Shape::new([self.steps, self.batch, width]),
         }
     }
 
     /// The shape, as the caller has it, of a state `width` wide.
-    pub fn state_shape(&self, width: usize) -> Vec<usize> {
-        if self.axes.single { vec![width] } else { vec![self.batch, width] }
+    pub fn state_shape(&self, width: usize) -> Shape {
+        if self.axes.single { Shape::new([width]) } else { Shape::new([self.batch, width]) }
     }
 
     /// Checks an array of sequences.
@@ -160,10 +184,17 @@ impl Dims {
 
     /// Checks a state or its gradient.
     pub fn check_state(&self, name: &str, h: &[usize], c: &[usize]) -> Result<()> {
-        let why =
-            if self.axes.single { "for one sequence".to_owned() } else { format!("for a batch of {}", self.batch) };
-        expect(&format!("{name}.h"), &self.state_shape(self.layer.output_size), h, &why)?;
-        expect(&format!("{name}.c"), &self.state_shape(self.layer.hidden_size), c, &why)
+        let part = |letter: &str, width: usize, got: &[usize]| {
+            let expected = self.state_shape(width);
+            if *expected == *got {
+                return Ok(());
+            }
+            let batch = format!("for a batch of {}", self.batch);
+            let why = if self.axes.single { "for one sequence" } else { &batch };
+            Err(Error::shape(&format!("{name}.{letter}"), &expected, got, why))
+        };
+        part("h", self.layer.output_size, h)?;
+        part("c", self.layer.hidden_size, c)
     }
 
     /// Checks what a tape has recorded: gates (T, N, G, H), c (T, N, H).

@@ -8,3 +8,4 @@ mod cases;
 mod digest;
 mod edges;
 mod errors;
+mod memory;
