@@ -103,7 +103,7 @@ impl Barrier {
             self.generation.0.store(generation.wrapping_add(1), Ordering::Release);
         } else {
             let moved_on = || self.generation.0.load(Ordering::Acquire) != generation;
-            until(|| moved_on() || self.broken.load(Ordering::Relaxed), Duration::MAX);
+            until(|| moved_on() || self.broken.load(Ordering::Relaxed), Duration::MAX, count);
             if !moved_on() {
                 resume_unwind(Box::new(Bystander));
             }
@@ -112,16 +112,18 @@ impl Barrier {
 }
 
 /// Spins, then yields, until `done`, or until some time has passed; says whether it is done.
+///
+/// Where there are more `workers` than CPUs, spinning would only keep the others from coming.
 #[inline]
-fn until(done: impl Fn() -> bool, most: Duration) -> bool {
-    for _ in 0..256 {
+fn until(done: impl Fn() -> bool, most: Duration, workers: usize) -> bool {
+    for _ in 0..64 {
         if done() {
             return true;
         }
         std::hint::spin_loop();
     }
     let start = Instant::now();
-    let spins = if cores() > 1 { PATIENCE } else { Duration::ZERO };
+    let spins = if workers <= cores() { PATIENCE } else { Duration::ZERO };
     loop {
         if done() {
             return true;
@@ -213,7 +215,7 @@ impl Desk {
     fn serve(&self, index: usize) {
         loop {
             let here = || !self.next.0.load(Ordering::SeqCst).is_null();
-            while !until(here, 2 * PATIENCE) {
+            while !until(here, 2 * PATIENCE, index + 1) {
                 self.parked.store(true, Ordering::SeqCst);
                 while !here() {
                     thread::park();
@@ -336,7 +338,7 @@ pub(crate) fn share<H: Send>(hands: &mut [H], job: impl Fn(&Worker<'_>, &mut H) 
     }
     region.work(0);
     // `region` must not go before the others have left it: nothing between here and there can return or panic.
-    until(|| region.running.0.load(Ordering::Acquire) == 0, Duration::MAX);
+    until(|| region.running.0.load(Ordering::Acquire) == 0, Duration::MAX, count);
     drop(members);
     if let Some(panic) = region.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
         resume_unwind(panic);
