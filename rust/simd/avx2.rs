@@ -18,10 +18,10 @@ macro_rules! op {
 
 macro_rules! lanes {
     (
-        $element:ty, $lanes:literal, $vector:ty, mantissa $bits:literal, bias $bias:expr;
+        $element:ty, $lanes:literal, $vector:ty, mantissa $bits:literal;
         $splat:ident $load:ident $store:ident $add:ident $sub:ident $mul:ident $div:ident $fmadd:ident $fnmadd:ident
-        $min:ident $cmp:ident $blend:ident $and:ident $andnot:ident $or:ident
-        $to_int:ident $from_int:ident $add_int:ident $shift_left:ident
+        $min:ident $max:ident $cmp:ident $blend:ident $andnot:ident
+        $to_int:ident $from_int:ident $shift_left:ident
     ) => {
         impl Lanes<$element> for Avx2 {
             type V = $vector;
@@ -73,6 +73,10 @@ macro_rules! lanes {
                 op!($min(a, b))
             }
             #[inline(always)]
+            fn max(self, a: Self::V, b: Self::V) -> Self::V {
+                op!($max(a, b))
+            }
+            #[inline(always)]
             fn lt(self, a: Self::V, b: Self::V) -> Self::Mask {
                 op!($cmp::<_CMP_LT_OQ>(a, b))
             }
@@ -85,29 +89,25 @@ macro_rules! lanes {
                 op!($andnot($splat(-0.0), a))
             }
             #[inline(always)]
-            fn copysign(self, a: Self::V, sign: Self::V) -> Self::V {
-                op!($or($andnot($splat(-0.0), a), $and($splat(-0.0), sign)))
-            }
-            #[inline(always)]
-            fn pow2(self, t: Self::V) -> Self::V {
-                op!($from_int($shift_left::<$bits>($add_int($to_int(t), $bias))))
+            fn exponent(self, t: Self::V) -> Self::V {
+                op!($from_int($shift_left::<$bits>($to_int(t))))
             }
         }
     };
 }
 
 lanes! {
-    f32, 8, __m256, mantissa 23, bias _mm256_set1_epi32(127);
+    f32, 8, __m256, mantissa 23;
     _mm256_set1_ps _mm256_loadu_ps _mm256_storeu_ps _mm256_add_ps _mm256_sub_ps _mm256_mul_ps _mm256_div_ps
     _mm256_fmadd_ps _mm256_fnmadd_ps
-    _mm256_min_ps _mm256_cmp_ps _mm256_blendv_ps _mm256_and_ps _mm256_andnot_ps _mm256_or_ps
-    _mm256_castps_si256 _mm256_castsi256_ps _mm256_add_epi32 _mm256_slli_epi32
+    _mm256_min_ps _mm256_max_ps _mm256_cmp_ps _mm256_blendv_ps _mm256_andnot_ps
+    _mm256_castps_si256 _mm256_castsi256_ps _mm256_slli_epi32
 }
 
 lanes! {
-    f64, 4, __m256d, mantissa 52, bias _mm256_set1_epi64x(1023);
+    f64, 4, __m256d, mantissa 52;
     _mm256_set1_pd _mm256_loadu_pd _mm256_storeu_pd _mm256_add_pd _mm256_sub_pd _mm256_mul_pd _mm256_div_pd
     _mm256_fmadd_pd _mm256_fnmadd_pd
-    _mm256_min_pd _mm256_cmp_pd _mm256_blendv_pd _mm256_and_pd _mm256_andnot_pd _mm256_or_pd
-    _mm256_castpd_si256 _mm256_castsi256_pd _mm256_add_epi64 _mm256_slli_epi64
+    _mm256_min_pd _mm256_max_pd _mm256_cmp_pd _mm256_blendv_pd _mm256_andnot_pd
+    _mm256_castpd_si256 _mm256_castsi256_pd _mm256_slli_epi64
 }

@@ -18,10 +18,10 @@ macro_rules! op {
 
 macro_rules! lanes {
     (
-        $element:ty, $lanes:literal, $vector:ty, $mask:ty, mantissa $bits:literal, bias $bias:expr, sign $sign:expr;
+        $element:ty, $lanes:literal, $vector:ty, $mask:ty, mantissa $bits:literal;
         $splat:ident $load:ident $store:ident $add:ident $sub:ident $mul:ident $div:ident $fmadd:ident $fnmadd:ident
-        $min:ident $cmp:ident $blend:ident $abs:ident $choose:ident
-        $to_int:ident $from_int:ident $add_int:ident $shift_left:ident
+        $min:ident $max:ident $cmp:ident $blend:ident $abs:ident
+        $to_int:ident $from_int:ident $shift_left:ident
     ) => {
         impl Lanes<$element> for Avx512 {
             type V = $vector;
@@ -73,6 +73,10 @@ macro_rules! lanes {
                 op!($min(a, b))
             }
             #[inline(always)]
+            fn max(self, a: Self::V, b: Self::V) -> Self::V {
+                op!($max(a, b))
+            }
+            #[inline(always)]
             fn lt(self, a: Self::V, b: Self::V) -> Self::Mask {
                 op!($cmp::<_CMP_LT_OQ>(a, b))
             }
@@ -85,30 +89,25 @@ macro_rules! lanes {
                 op!($abs(a))
             }
             #[inline(always)]
-            fn copysign(self, a: Self::V, sign: Self::V) -> Self::V {
-                // 0xCA is the truth table of `mask ? b : c`, bit by bit.
-                op!($from_int($choose::<0xCA>($sign, $to_int(sign), $to_int(a))))
-            }
-            #[inline(always)]
-            fn pow2(self, t: Self::V) -> Self::V {
-                op!($from_int($shift_left::<$bits>($add_int($to_int(t), $bias))))
+            fn exponent(self, t: Self::V) -> Self::V {
+                op!($from_int($shift_left::<$bits>($to_int(t))))
             }
         }
     };
 }
 
 lanes! {
-    f32, 16, __m512, __mmask16, mantissa 23, bias _mm512_set1_epi32(127), sign _mm512_set1_epi32(i32::MIN);
+    f32, 16, __m512, __mmask16, mantissa 23;
     _mm512_set1_ps _mm512_loadu_ps _mm512_storeu_ps _mm512_add_ps _mm512_sub_ps _mm512_mul_ps _mm512_div_ps
     _mm512_fmadd_ps _mm512_fnmadd_ps
-    _mm512_min_ps _mm512_cmp_ps_mask _mm512_mask_blend_ps _mm512_abs_ps _mm512_ternarylogic_epi32
-    _mm512_castps_si512 _mm512_castsi512_ps _mm512_add_epi32 _mm512_slli_epi32
+    _mm512_min_ps _mm512_max_ps _mm512_cmp_ps_mask _mm512_mask_blend_ps _mm512_abs_ps
+    _mm512_castps_si512 _mm512_castsi512_ps _mm512_slli_epi32
 }
 
 lanes! {
-    f64, 8, __m512d, __mmask8, mantissa 52, bias _mm512_set1_epi64(1023), sign _mm512_set1_epi64(i64::MIN);
+    f64, 8, __m512d, __mmask8, mantissa 52;
     _mm512_set1_pd _mm512_loadu_pd _mm512_storeu_pd _mm512_add_pd _mm512_sub_pd _mm512_mul_pd _mm512_div_pd
     _mm512_fmadd_pd _mm512_fnmadd_pd
-    _mm512_min_pd _mm512_cmp_pd_mask _mm512_mask_blend_pd _mm512_abs_pd _mm512_ternarylogic_epi64
-    _mm512_castpd_si512 _mm512_castsi512_pd _mm512_add_epi64 _mm512_slli_epi64
+    _mm512_min_pd _mm512_max_pd _mm512_cmp_pd_mask _mm512_mask_blend_pd _mm512_abs_pd
+    _mm512_castpd_si512 _mm512_castsi512_pd _mm512_slli_epi64
 }

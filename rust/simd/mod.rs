@@ -4,7 +4,7 @@
 //! may use them. [`Lanes`] are the operations, highly constrained to what every instruction set does with the same bits:
 //!
 //! * `mul_add` is one rounding everywhere, in hardware or not;
-//! * `min(a, b)` *is* `a < b ? a : b`, so that a NaN in `b` comes through;
+//! * `min(a, b)` *is* `a < b ? a : b` and `max(a, b)` is `a > b ? a : b`, so that a NaN in `b` comes through;
 //! * there is no reciprocal estimate and no horizontal sum, whose bits would depend on the machine or the lane count.
 //!
 //! Kernels are written once over `Lanes` and run inside [`Isa::vectorize`], which carries the features. Everything
@@ -137,17 +137,17 @@ pub trait Lanes<T: Element>: Isa {
     fn neg_mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `a < b ? a : b`: `b` where either is NaN
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a > b ? a : b`: `b` where either is NaN
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a < b`: false where either is NaN
     fn lt(self, a: Self::V, b: Self::V) -> Self::Mask;
     /// `mask ? a : b`
     fn select(self, mask: Self::Mask, a: Self::V, b: Self::V) -> Self::V;
     /// `|a|`
     fn abs(self, a: Self::V) -> Self::V;
-    /// `a` with the sign of `sign`
-    fn copysign(self, a: Self::V, sign: Self::V) -> Self::V;
-    /// `2^n`, where `t` is `n` plus [`Exp::ROUND`], by a shift of its bits; 0 where `n` is one below the exponents
-    /// of normal numbers.
-    fn pow2(self, t: Self::V) -> Self::V;
+    /// The low bits of `t`'s mantissa as an exponent: `2^n`, where `t` is `n` plus [`Exp::ROUND`]; 0 where `n` is one
+    /// below the exponents of normal numbers.
+    fn exponent(self, t: Self::V) -> Self::V;
 }
 
 /// Work that runs on any instruction set. `run` has to be `#[inline(always)]`.

@@ -18,9 +18,9 @@ macro_rules! op {
 
 macro_rules! lanes {
     (
-        $element:ty, $lanes:literal, $vector:ty, $mask:ty, mantissa $bits:literal, bias $bias:expr, sign $sign:expr;
+        $element:ty, $lanes:literal, $vector:ty, $mask:ty, mantissa $bits:literal;
         $splat:ident $load:ident $store:ident $add:ident $sub:ident $mul:ident $div:ident $fma:ident $fms:ident
-        $lt:ident $select:ident $abs:ident $to_int:ident $from_int:ident $add_int:ident $shift_left:ident
+        $lt:ident $select:ident $abs:ident $to_int:ident $from_int:ident $shift_left:ident
     ) => {
         impl Lanes<$element> for Neon {
             type V = $vector;
@@ -73,6 +73,10 @@ macro_rules! lanes {
                 op!($select($lt(a, b), a, b))
             }
             #[inline(always)]
+            fn max(self, a: Self::V, b: Self::V) -> Self::V {
+                op!($select($lt(b, a), a, b))
+            }
+            #[inline(always)]
             fn lt(self, a: Self::V, b: Self::V) -> Self::Mask {
                 op!($lt(a, b))
             }
@@ -85,25 +89,21 @@ macro_rules! lanes {
                 op!($abs(a))
             }
             #[inline(always)]
-            fn copysign(self, a: Self::V, sign: Self::V) -> Self::V {
-                op!($select($sign, sign, a))
-            }
-            #[inline(always)]
-            fn pow2(self, t: Self::V) -> Self::V {
-                op!($from_int($shift_left::<$bits>($add_int($to_int(t), $bias))))
+            fn exponent(self, t: Self::V) -> Self::V {
+                op!($from_int($shift_left::<$bits>($to_int(t))))
             }
         }
     };
 }
 
 lanes! {
-    f32, 4, float32x4_t, uint32x4_t, mantissa 23, bias vdupq_n_s32(127), sign vdupq_n_u32(1 << 31);
+    f32, 4, float32x4_t, uint32x4_t, mantissa 23;
     vdupq_n_f32 vld1q_f32 vst1q_f32 vaddq_f32 vsubq_f32 vmulq_f32 vdivq_f32 vfmaq_f32 vfmsq_f32
-    vcltq_f32 vbslq_f32 vabsq_f32 vreinterpretq_s32_f32 vreinterpretq_f32_s32 vaddq_s32 vshlq_n_s32
+    vcltq_f32 vbslq_f32 vabsq_f32 vreinterpretq_s32_f32 vreinterpretq_f32_s32 vshlq_n_s32
 }
 
 lanes! {
-    f64, 2, float64x2_t, uint64x2_t, mantissa 52, bias vdupq_n_s64(1023), sign vdupq_n_u64(1 << 63);
+    f64, 2, float64x2_t, uint64x2_t, mantissa 52;
     vdupq_n_f64 vld1q_f64 vst1q_f64 vaddq_f64 vsubq_f64 vmulq_f64 vdivq_f64 vfmaq_f64 vfmsq_f64
-    vcltq_f64 vbslq_f64 vabsq_f64 vreinterpretq_s64_f64 vreinterpretq_f64_s64 vaddq_s64 vshlq_n_s64
+    vcltq_f64 vbslq_f64 vabsq_f64 vreinterpretq_s64_f64 vreinterpretq_f64_s64 vshlq_n_s64
 }

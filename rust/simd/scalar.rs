@@ -28,7 +28,7 @@ impl Isa for Scalar {
 }
 
 macro_rules! lanes {
-    ($element:ty, mantissa $bits:literal, bias $bias:literal) => {
+    ($element:ty, mantissa $bits:literal) => {
         impl Lanes<$element> for Scalar {
             type V = $element;
             type Mask = bool;
@@ -76,6 +76,10 @@ macro_rules! lanes {
                 if a < b { a } else { b }
             }
             #[inline(always)]
+            fn max(self, a: Self::V, b: Self::V) -> Self::V {
+                if a > b { a } else { b }
+            }
+            #[inline(always)]
             fn lt(self, a: Self::V, b: Self::V) -> Self::Mask {
                 a < b
             }
@@ -88,15 +92,11 @@ macro_rules! lanes {
                 a.abs()
             }
             #[inline(always)]
-            fn copysign(self, a: Self::V, sign: Self::V) -> Self::V {
-                a.copysign(sign)
-            }
-            #[inline(always)]
-            fn pow2(self, t: Self::V) -> Self::V {
-                <$element>::from_bits(t.to_bits().wrapping_add($bias) << $bits)
+            fn exponent(self, t: Self::V) -> Self::V {
+                <$element>::from_bits(t.to_bits() << $bits)
             }
         }
     };
 }
-lanes!(f32, mantissa 23, bias 127);
-lanes!(f64, mantissa 52, bias 1023);
+lanes!(f32, mantissa 23);
+lanes!(f64, mantissa 52);

@@ -53,10 +53,10 @@ fn expected<T: Real>(which: usize, [a, b, c]: [T; 3]) -> T {
             }
         }
         _ => {
-            if negative(a) == negative(b) {
+            if a > b {
                 a
             } else {
-                minus(a)
+                b
             }
         }
     }
@@ -96,7 +96,7 @@ impl<T: Real> Job<T> for Apply<'_, T> {
                 8 => simd.select(simd.lt(a, b), simd.splat(T::ONE), simd.splat(T::ZERO)),
                 9 => simd.select(simd.lt(a, b), c, b),
                 10 => simd.abs(a),
-                _ => simd.copysign(a, b),
+                _ => simd.max(a, b),
             };
             let mut result = [T::ZERO; 16];
             simd.store(v, &mut simd.vectors_mut(&mut result)[0]);
@@ -147,7 +147,7 @@ impl<T: Real> Job<T> for Powers<'_, T> {
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
         for t in simd.vectors_mut(self.0) {
-            let power = simd.pow2(simd.load(t));
+            let power = simd.exponent(simd.load(t));
             simd.store(power, t);
         }
     }
