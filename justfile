@@ -95,7 +95,9 @@ asm-check:
         echo "NOT RUN: asm-check: it takes an x86-64 machine with objdump"
         exit
     fi
-    cargo rustc --release --lib --crate-type cdylib --features python --target-dir target/asm -- -C strip=none
+    # Of a name with all its parameters, which the legacy mangling leaves out, a tile is known.
+    cargo rustc --release --lib --crate-type cdylib --features python --target-dir target/asm -- \
+        -C strip=none -C symbol-mangling-version=v0
     objdump --disassemble --no-show-raw-insn --demangle target/asm/release/liblstm_rs.so |
         {{ python }} tests/check_code_generation.py
 

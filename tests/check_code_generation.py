@@ -17,17 +17,39 @@ from typing import NamedTuple
 
 FUNCTION = re.compile(r"^[0-9a-f]+ <(?P<name>.*)>:$")
 INSTRUCTION = re.compile(r"^\s*(?P<address>[0-9a-f]+):\s+(?P<text>\S.*?)\s*$")
-TILE = re.compile(r"simd::(?P<isa>avx2|avx512)::\w+ as .*vectorize::run")
+TILE = re.compile(
+    r"kernel::tile::Pass<(?P<element>f32|f64)>>::run<lstm_rs::simd::(?P<isa>\w+)::\w+, (?P<left>.*\]), "
+    r"(?P<width>\d), (?P<blocks>\d), (?P<rows>\d)>::\{closure"
+)
 JUMP = re.compile(r"^j\w+\s+(?P<target>[0-9a-f]+)\b")
-FMA = re.compile(r"^vfn?madd\d+p(?P<element>[sd])\b")
+FMA = re.compile(r"^vfmadd\d+p[sd]\b")
 ALLOWED = re.compile(
     r"^(vfmadd\d+p[sd]|vbroadcasts[sd]|vpbroadcast[dq]|vmov[au]p[sd]|vmovdq[au]\w*|vmovs[sd]|vpermilps|vmovddup"
-    r"|mov|add|sub|lea|inc|dec|cmp|test|j\w+|nop\w*|data16|xchg\s+ax,ax|cs nop\w*)\b"
+    r"|prefetcht\d|mov|add|sub|lea|inc|dec|cmp|test|j\w+|nop\w*|data16|xchg\s+ax,ax|cs nop\w*)\b"
 )
-STACK = re.compile(r"\(%r[sb]p|%r[sb]p\)|\[r[sb]p")
+STACK = {
+    # %rbp is a register like others, unless the function keeps its frame in it.
+    False: re.compile(r"\(%rsp|%rsp\)"),
+    True: re.compile(r"\(%r[sb]p|%r[sb]p\)"),
+}
+FRAME = re.compile(r"^mov\s+%rsp,%rbp")
 
 ROWS = {"avx2": 3, "avx512": 6}
 """`Lanes::ROWS` of each instruction set."""
+
+SEVERAL = ((4, 2), (3, 3), (2, 4), (1, 8))
+"""How many blocks one row takes at a time, by their width."""
+
+
+class Tile(NamedTuple):
+    """One monomorphisation of the tile."""
+
+    isa: str
+    element: str
+    left: str
+    width: int
+    blocks: int
+    rows: int
 
 
 class Instruction(NamedTuple):
@@ -65,55 +87,50 @@ def loops(body: list[Instruction]) -> Iterator[list[Instruction]]:
             yield body[start : end + 1]
 
 
-def is_k_loop(loop: list[Instruction]) -> bool:
-    """Tell a tile's loop from those over units, which divide, and from sums, which broadcast nothing."""
-    texts = [instruction.text for instruction in loop]
-    return (
-        any(map(FMA.match, texts))
-        and any("broadcast" in text or "{1to" in text for text in texts)
-        and not any(text.startswith("vdiv") for text in texts)
-    )
-
-
-def faults(loop: list[Instruction]) -> Iterator[str]:
-    """Say what does not belong into a k loop."""
+def faults(loop: list[Instruction], framed: bool) -> Iterator[str]:
+    """Say what does not belong into a k loop of a function that keeps its frame in %rbp, or not."""
     for address, text in loop:
-        if STACK.search(text):
+        if STACK[framed].search(text):
             yield f"{address:x}: {text}: a reference to the stack"
         elif not ALLOWED.match(text):
             yield f"{address:x}: {text}: neither a product, a broadcast, a load nor a pointer"
 
 
-def tiles(isa: str) -> list[int]:
-    """How many accumulators each tile has, which is how many products its k loop makes.
-
-    1 to `ROWS` rows by 1 to 4 vectors, for left operands in rows and interleaved; and one row by several blocks, for
-    blocks of 1 to 4 vectors.
-    """
-    sizes = [rows * vectors for rows in range(1, ROWS[isa] + 1) for vectors in range(1, 5)]
-    return [*sizes, *sizes, 8, 9, 8, 8]
+def tiles(isa: str) -> Iterator[Tile]:
+    """List every tile that there has to be: left operands in rows and interleaved, in single and double precision."""
+    for element in ("f32", "f64"):
+        for rows in range(1, ROWS[isa] + 1):
+            for width in range(1, 5):
+                yield Tile(isa, element, f"[&[{element}]; {rows}]", width, 1, rows)
+                yield Tile(isa, element, f"&[[{element}; {rows}]]", width, 1, rows)
+        for width, blocks in SEVERAL:
+            yield Tile(isa, element, f"[&[{element}]; 1]", width, blocks, 1)
 
 
 def check(lines: Iterable[str], isas: Iterable[str] = tuple(ROWS)) -> list[str]:
     """Say all that is wrong with a disassembly."""
-    wrong = []
-    found: dict[tuple[str, str], list[int]] = {(isa, element): [] for isa in isas for element in "sd"}
+    wrong: list[str] = []
+    missing = {tile for isa in isas for tile in tiles(isa)}
     for name, body in functions(lines):
-        if (tile := TILE.search(name)) is None:
+        if (match := TILE.search(name)) is None or match["isa"] not in isas:
             continue
-        for loop in filter(is_k_loop, loops(body)):
-            products = [match["element"] for _, text in loop if (match := FMA.match(text))]
-            found[tile["isa"], products[0]].append(len(products))
-            wrong += [f"{name} at {body[0].address:x}: {fault}" for fault in faults(loop)]
-    for (isa, element), sizes in found.items():
-        wanted = tiles(isa)
-        if len(sizes) < len(wanted):
-            wrong.append(f"{isa}, p{element}: expected {len(wanted)} k loops, found {len(sizes)}")
-        # The compiler may unroll those of few products.
-        missing = {size for size in wanted if not any(size * unrolled in sizes for unrolled in (1, 2, 4, 8))}
-        if missing:
-            wrong.append(f"{isa}, p{element}: no k loop of {sorted(missing)} products")
-        print(f"{isa}, p{element}: {len(sizes)} k loops of {min(sizes, default=0)} to {max(sizes, default=0)} products")
+        sizes = (int(match[size]) for size in ("width", "blocks", "rows"))
+        tile = Tile(match["isa"], match["element"], match["left"], *sizes)
+        missing.discard(tile)
+        framed = any(FRAME.match(text) for _, text in body)
+        found = [loop for loop in loops(body) if any(FMA.match(text) for _, text in loop)]
+        if not found:
+            wrong.append(f"{tile}: no loop with products")
+        for loop in found:
+            products = sum(1 for _, text in loop if FMA.match(text))
+            # The compiler may unroll those of few products.
+            if products % (tile.width * tile.blocks * tile.rows):
+                wrong.append(f"{tile}: a loop of {products} products")
+            wrong += [f"{tile}: {fault}" for fault in faults(loop, framed)]
+    wrong += [f"{tile}: not found" for tile in sorted(missing)]
+    for isa in isas:
+        count = sum(1 for _ in tiles(isa))
+        print(f"{isa}: {count - sum(tile.isa == isa for tile in missing)} of {count} tiles found")
     return wrong
 
 

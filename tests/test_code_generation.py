@@ -1,9 +1,12 @@
 """The check of the compiled code can fail."""
 
 import pytest
-from check_code_generation import check, faults, functions, is_k_loop, loops, tiles
+from check_code_generation import Tile, check, faults, functions, loops, tiles
 
-NAME = "<<lstm_rs::simd::avx2::Avx2 as lstm_rs::simd::Isa>::vectorize::run>"
+NAME = (
+    "<lstm_rs::simd::avx2::Avx2 as lstm_rs::simd::Isa>::vectorize::run::<(), <lstm_rs::kernel::tile::Pass<f32>>::"
+    "run<lstm_rs::simd::avx2::Avx2, [&[f32]; 1], 1, 1, 1>::{closure#0}>"
+)
 CLEAN = """
   10: mov    $0x0,%eax
   20: vbroadcastss (%rdi,%rax,4),%ymm0
@@ -17,22 +20,32 @@ CLEAN = """
 """
 
 
+def disassembly(text, name=NAME):
+    return f"0000000000000010 <{name}>:\n{text}".splitlines()
+
+
 def found(text):
-    ((name, body),) = functions(f"0000000000000010 {NAME}:\n{text}".splitlines())
-    assert NAME == f"<{name}>"
-    return [loop for loop in loops(body) if is_k_loop(loop)]
+    ((name, body),) = functions(disassembly(text))
+    assert name == NAME
+    return list(loops(body))
+
+
+def of_the_tile(wrong):
+    return [fault for fault in wrong if "not found" not in fault]
 
 
 def test_a_clean_loop_has_no_fault():
     (loop,) = found(CLEAN)
-    assert len(loop) == 7 and not list(faults(loop))
+    assert len(loop) == 7 and not list(faults(loop, framed=True))
+    wrong = check(disassembly(CLEAN), ["avx2"])
+    assert not of_the_tile(wrong)
+    assert len(wrong) == len(list(tiles("avx2"))) - 1
 
 
 @pytest.mark.parametrize(
     "instruction",
     [
         "vmovups %ymm2,0x40(%rsp)",
-        "vmovups -0x40(%rbp),%ymm2",
         "call   1234 <fmaf>",
         "vdivss %xmm0,%xmm1,%xmm2",
         "vaddps %ymm0,%ymm1,%ymm2",
@@ -40,10 +53,18 @@ def test_a_clean_loop_has_no_fault():
     ],
 )
 def test_what_does_not_belong_there_is_a_fault(instruction):
-    loops = found(CLEAN.replace("inc    %rax", instruction))
-    # A loop that divides is not taken for a tile's: then one is missing.
-    assert not loops or [fault for fault in faults(loops[0]) if instruction in fault]
-    assert loops or "vdiv" in instruction
+    (loop,) = found(CLEAN.replace("inc    %rax", instruction))
+    (fault,) = faults(loop, framed=False)
+    assert instruction in fault
+    (fault,) = of_the_tile(check(disassembly(CLEAN.replace("inc    %rax", instruction)), ["avx2"]))
+    assert instruction in fault and "left='[&[f32]; 1]'" in fault
+
+
+def test_the_frame_pointer_is_a_reference_to_the_stack_where_there_is_a_frame():
+    text = CLEAN.replace("inc    %rax", "vmovups -0x40(%rbp),%ymm2")
+    assert not of_the_tile(check(disassembly(text), ["avx2"]))
+    (fault,) = of_the_tile(check(disassembly(text.replace("mov    $0x0,%eax", "mov    %rsp,%rbp")), ["avx2"]))
+    assert "a reference to the stack" in fault
 
 
 def test_a_loop_around_is_no_k_loop():
@@ -51,12 +72,20 @@ def test_a_loop_around_is_no_k_loop():
     assert [len(loop) for loop in found(outer)] == [7]
 
 
-def test_too_few_loops_are_a_fault():
-    wrong = check(f"0000000000000010 {NAME}:\n{CLEAN}".splitlines(), ["avx2"])
-    assert any("expected 28 k loops, found 1" in fault for fault in wrong)
-    assert any("no k loop of [2, 3, 4, 6, 8, 9, 12] products" in fault for fault in wrong)
-    assert any("avx2, pd: expected 28 k loops, found 0" in fault for fault in wrong)
+@pytest.mark.parametrize(
+    ("text", "name", "fault"),
+    [
+        (CLEAN, NAME.replace("1, 1, 1>", "1, 1, 2>").replace("; 1]", "; 2]"), "a loop of 1 products"),
+        (CLEAN.replace("vfmadd231ps %ymm0,%ymm1,%ymm2", "nop"), NAME, "no loop with products"),
+    ],
+)
+def test_a_loop_of_another_size_is_a_fault(text, name, fault):
+    (told,) = of_the_tile(check(disassembly(text, name), ["avx2"]))
+    assert fault in told
 
 
-def test_the_largest_tile_fills_the_registers():
-    assert max(tiles("avx2")) == 12 and max(tiles("avx512")) == 24
+def test_a_missing_tile_is_a_fault():
+    wrong = check(disassembly(CLEAN, "something::else"), ["avx512"])
+    assert f"{Tile('avx512', 'f64', '[&[f64]; 1]', 4, 2, 1)}: not found" in wrong
+    assert f"{Tile('avx512', 'f32', '&[[f32; 6]]', 4, 1, 6)}: not found" in wrong
+    assert len(wrong) == 2 * (2 * 6 * 4 + 4)

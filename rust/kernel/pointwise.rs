@@ -23,27 +23,38 @@
 
 use super::activation::{sigmoid, tanh};
 use crate::cell::{Activation, CellSpec};
-use crate::simd::memory::Groups;
+use crate::simd::memory::{Columns, ColumnsMut};
 use crate::simd::{Element, Lanes};
 
-/// A vector of numbers, with zeros behind the end.
+/// A vector of numbers from `at` on: WHOLE, or with zeros behind the end.
 #[inline(always)]
-fn get<S: Lanes<T>, T: Element>(simd: S, from: &[T], at: usize) -> S::V {
+fn get<S: Lanes<T>, T: Element, const WHOLE: bool>(simd: S, from: &[T], at: usize) -> S::V {
     let from = &from[at..];
-    match simd.vectors(from).first() {
-        Some(whole) => simd.load(whole),
-        None => simd.load_partial(from),
-    }
+    if WHOLE { simd.load(&simd.vectors(from)[0]) } else { simd.load_partial(from) }
 }
 
-/// A vector to memory, as far as there is room.
+/// A vector to memory from `at` on: WHOLE, or as far as there is room.
 #[inline(always)]
-fn put<S: Lanes<T>, T: Element>(simd: S, v: S::V, to: &mut [T], at: usize) {
+fn put<S: Lanes<T>, T: Element, const WHOLE: bool>(simd: S, v: S::V, to: &mut [T], at: usize) {
     let to = &mut to[at..];
-    match simd.vectors_mut(to).first_mut() {
-        Some(whole) => simd.store(v, whole),
-        None => simd.store_partial(v, to),
-    }
+    if WHOLE { simd.store(v, &mut simd.vectors_mut(to)[0]) } else { simd.store_partial(v, to) }
+}
+
+/// Runs `$body` for each vector of `$count` numbers, with `$at` where it starts and `WHOLE` a constant: the last may not
+/// be whole.
+macro_rules! for_each_vector {
+    ($S:ident, $count:expr, $at:ident => $body:expr) => {
+        let (count, mut $at) = ($count, 0);
+        while $at + $S::LANES <= count {
+            const WHOLE: bool = true;
+            $body;
+            $at += $S::LANES;
+        }
+        if $at < count {
+            const WHOLE: bool = false;
+            $body;
+        }
+    };
 }
 
 /// +0 in place of what is too small to matter.
@@ -78,16 +89,17 @@ fn activate<S: Lanes<T>, T: Element>(simd: S, activation: Activation, x: S::V) -
 /// Runs `$body` with `$cell` known to the compiler where it is the usual one, which then has no branches left.
 macro_rules! specialised {
     ($cell:ident => $body:expr) => {
-        if $cell == CellSpec::GERS_1999 {
-            let $cell = CellSpec::GERS_1999;
+        if $cell == crate::cell::CellSpec::GERS_1999 {
+            let $cell = crate::cell::CellSpec::GERS_1999;
             $body
         } else {
             $body
         }
     };
 }
+pub(crate) use specialised;
 
-/// `fma(p, seen, sum)`, where there is such a peephole.
+/// `fma(peephole, seen, sum)`, where there is such a peephole.
 #[inline(always)]
 fn look<S: Lanes<T>, T: Element>(simd: S, (peephole, k): (&[S::A], Option<usize>), seen: S::V, sum: S::V) -> S::V {
     match k {
@@ -96,153 +108,193 @@ fn look<S: Lanes<T>, T: Element>(simd: S, (peephole, k): (&[S::A], Option<usize>
     }
 }
 
-/// A gate, from its pre-activation and the state that it sees.
+/// Activates a gate of one block in place, with the state that it sees.
 #[inline(always)]
 fn gate<S: Lanes<T>, T: Element>(
     simd: S,
-    z: &[S::A],
+    z: &mut [S::A],
     row: Option<usize>,
     peephole: (&[S::A], Option<usize>),
     state: S::V,
 ) -> S::V {
-    match row {
+    let Some(row) = row else {
+        return simd.splat(T::ONE);
+    };
+    let value = sigmoid::<S, T>(simd, look(simd, peephole, state, simd.load(&z[row])));
+    simd.store(value, &mut z[row]);
+    value
+}
+
+/// An activated gate of one block.
+#[inline(always)]
+fn value<S: Lanes<T>, T: Element>(simd: S, gates: &[S::A], gate: Option<usize>) -> S::V {
+    match gate {
         None => simd.splat(T::ONE),
-        Some(row) => sigmoid::<S, T>(simd, look(simd, peephole, state, simd.load(&z[row]))),
+        Some(gate) => simd.load(&gates[gate]),
+    }
+}
+
+/// Where the rows of a step forward are, as far as some blocks of units go.
+pub(crate) struct Step<'a, T> {
+    /// In: the state of the step before. Out: this step's.
+    pub(crate) c: ColumnsMut<'a, T>,
+    /// Out.
+    pub(crate) h: ColumnsMut<'a, T>,
+    /// Out, for the tape: activated gates, and the state once more.
+    pub(crate) tape: Option<(ColumnsMut<'a, T>, ColumnsMut<'a, T>)>,
+}
+
+/// A step of some rows: `z`, `[row][block][gate]`, to states and outputs. `c` is room for their states.
+///
+/// It goes over all the rows with what needs the state of the step before, and again with what needs the new one: as many
+/// chains of operations are then under way as there are rows, and the divisions, which are what takes longest, follow
+/// each other closely.
+#[inline(always)]
+pub(crate) fn forward<S: Lanes<T>, T: Element>(
+    simd: S,
+    cell: CellSpec,
+    (z, blocks): (&mut [S::A], usize),
+    peephole: &[S::A],
+    c: &mut [S::A],
+    rows: impl Iterator<Item = usize> + Clone,
+    mut step: Step<'_, T>,
+) {
+    let (gates, looks) = (cell.gate_rows(), cell.peephole_rows());
+    for ((row, z), c) in rows.clone().zip(z.chunks_exact_mut(blocks * gates.count)).zip(c.chunks_exact_mut(blocks)) {
+        let before = &*step.c.row(row);
+        for_each_vector!(S, before.len(), at => {
+            let block = at / S::LANES;
+            let z = &mut z[block * gates.count..][..gates.count];
+            let peephole = &peephole[block * looks.count..];
+            let before = get::<S, T, WHOLE>(simd, before, at);
+            let i = gate(simd, z, gates.i, (peephole, looks.i), before);
+            let f = if cell.coupled {
+                simd.sub(simd.splat(T::ONE), i)
+            } else {
+                gate(simd, z, gates.f, (peephole, looks.f), before)
+            };
+            let g = activate::<S, T>(simd, cell.input_activation, simd.load(&z[gates.g]));
+            simd.store(g, &mut z[gates.g]);
+            // c = fma(f, c', i * g)
+            let new = snap(simd, simd.mul_add(f, before, simd.mul(i, g)));
+            simd.store(new, &mut c[block]);
+            gate(simd, z, gates.o, (peephole, looks.o), new);
+        });
+    }
+    for ((row, z), c) in rows.zip(z.chunks_exact(blocks * gates.count)).zip(c.chunks_exact(blocks)) {
+        store(simd, c, step.c.row(row));
+        let h = step.h.row(row);
+        for_each_vector!(S, h.len(), at => {
+            let block = at / S::LANES;
+            let a = activate::<S, T>(simd, cell.output_activation, simd.load(&c[block]));
+            let o = value(simd, &z[block * gates.count..], gates.o);
+            put::<S, T, WHOLE>(simd, simd.mul(o, a), h, at);
+        });
+        if let Some((places, states)) = &mut step.tape {
+            store(simd, c, states.row(row));
+            for gate in 0..gates.count {
+                let place = places.group(row, gate);
+                for_each_vector!(S, place.len(), at => {
+                    let value = simd.load(&z[at / S::LANES * gates.count + gate]);
+                    put::<S, T, WHOLE>(simd, value, place, at);
+                });
+            }
+        }
+    }
+}
+
+/// Where the rows of a step backward are, as far as some blocks of units go.
+pub(crate) struct StepBack<'a, T> {
+    /// Activated gates, from the tape.
+    pub(crate) gates: Columns<'a, T>,
+    /// The state after the step.
+    pub(crate) c: Columns<'a, T>,
+    /// The gradient of `h` that comes from outside.
+    pub(crate) dy: Option<Columns<'a, T>>,
+    /// In: the carry of the step after. Out: this step's.
+    pub(crate) d_c: ColumnsMut<'a, T>,
+    /// Out: gradients of the pre-activations.
+    pub(crate) d_z: ColumnsMut<'a, T>,
+}
+
+/// A step back of some rows, each with its state before the step: the carry of `h`, `[row][block]`, and that of `c` to the
+/// gradients of the pre-activations. `a` is room for the activated states.
+#[inline(always)]
+pub(crate) fn backward<'a, S: Lanes<T>, T: Element>(
+    simd: S,
+    cell: CellSpec,
+    (d_h, blocks): (&[S::A], usize),
+    peephole: &[S::A],
+    a: &mut [S::A],
+    rows: impl Iterator<Item = (usize, &'a [T])> + Clone,
+    mut step: StepBack<'_, T>,
+) {
+    let (gates, looks) = (cell.gate_rows(), cell.peephole_rows());
+    let one = simd.splat(T::ONE);
+    for ((row, _), a) in rows.clone().zip(a.chunks_exact_mut(blocks)) {
+        let c = step.c.row(row);
+        for_each_vector!(S, c.len(), at => {
+            let c = get::<S, T, WHOLE>(simd, c, at);
+            simd.store(activate::<S, T>(simd, cell.output_activation, c), &mut a[at / S::LANES]);
+        });
+    }
+    for (((row, before), d_h), a) in rows.zip(d_h.chunks_exact(blocks)).zip(a.chunks_exact(blocks)) {
+        for_each_vector!(S, before.len(), at => {
+            let block = at / S::LANES;
+            let peephole = &peephole[block * looks.count..];
+            let i = recorded::<S, T, WHOLE>(simd, &step.gates, row, gates.i, at);
+            let g = recorded::<S, T, WHOLE>(simd, &step.gates, row, Some(gates.g), at);
+            let o = recorded::<S, T, WHOLE>(simd, &step.gates, row, gates.o, at);
+            let f = if cell.coupled {
+                simd.sub(one, i)
+            } else {
+                recorded::<S, T, WHOLE>(simd, &step.gates, row, gates.f, at)
+            };
+            let (a, before) = (simd.load(&a[block]), get::<S, T, WHOLE>(simd, before, at));
+            // A gradient that is not there is added as the zeros it stands for: -0 + 0 is +0.
+            let dy = match &step.dy {
+                Some(dy) => get::<S, T, WHOLE>(simd, dy.row(row), at),
+                None => simd.splat(T::ZERO),
+            };
+            let d_h = simd.add(dy, simd.load(&d_h[block]));
+            let d_o = through_sigmoid(simd, simd.mul(d_h, a), o);
+            // d_c = fma(p_o, d_z_o, fma(d_h * o, 1 - a^2, carry))
+            let carry = get::<S, T, WHOLE>(simd, step.d_c.row(row), at);
+            let d_h_o = simd.mul(d_h, o);
+            let d_c = match cell.output_activation {
+                Activation::Tanh => simd.mul_add(d_h_o, simd.neg_mul_add(a, a, one), carry),
+                Activation::Identity => simd.add(d_h_o, carry),
+            };
+            let d_c = look(simd, (peephole, looks.o), d_o, d_c);
+            let d_f = through_sigmoid(simd, simd.mul(d_c, before), f);
+            let d_i = simd.mul(d_c, if cell.coupled { simd.sub(g, before) } else { g });
+            let d_i = through_sigmoid(simd, d_i, i);
+            let d_g = through::<S, T>(simd, cell.input_activation, simd.mul(d_c, i), g);
+            // carry = fma(p_f, d_z_f, fma(p_i, d_z_i, d_c * f))
+            let carry = look(simd, (peephole, looks.i), d_i, simd.mul(d_c, f));
+            let carry = look(simd, (peephole, looks.f), d_f, carry);
+            put::<S, T, WHOLE>(simd, snap(simd, carry), step.d_c.row(row), at);
+            for (gate, value) in [(gates.i, d_i), (gates.f, d_f), (Some(gates.g), d_g), (gates.o, d_o)] {
+                if let Some(gate) = gate {
+                    put::<S, T, WHOLE>(simd, value, step.d_z.group(row, gate), at);
+                }
+            }
+        });
     }
 }
 
 /// A gate, from the tape.
 #[inline(always)]
-fn recorded<S: Lanes<T>, T: Element>(simd: S, gates: &Groups<&[T]>, row: Option<usize>, at: usize) -> S::V {
-    match row {
+fn recorded<S: Lanes<T>, T: Element, const WHOLE: bool>(
+    simd: S,
+    gates: &Columns<'_, T>,
+    row: usize,
+    gate: Option<usize>,
+    at: usize,
+) -> S::V {
+    match gate {
         None => simd.splat(T::ONE),
-        Some(row) => get(simd, gates[row], at),
-    }
-}
-
-/// One row's step forward, or the part of it that some blocks of units make.
-pub(crate) struct Forward<'a, T> {
-    /// Pre-activations without peepholes, `[block][gate][lanes]`.
-    pub(crate) z: &'a [T],
-    /// Peepholes, `[block][peephole][lanes]`.
-    pub(crate) peephole: &'a [T],
-    /// In: the state of the step before. Out: this step's.
-    pub(crate) c: &'a mut [T],
-    /// Out.
-    pub(crate) h: &'a mut [T],
-    /// Out, for the tape: activated gates.
-    pub(crate) gates: Option<Groups<&'a mut [T]>>,
-}
-
-/// `z` to `c` and `h`.
-#[inline(always)]
-pub(crate) fn forward<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Forward<'_, T>) {
-    specialised!(cell => forward_any(simd, cell, row));
-}
-
-#[inline(always)]
-fn forward_any<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Forward<'_, T>) {
-    let (rows, peepholes) = (cell.gate_rows(), cell.peephole_rows());
-    let one = simd.splat(T::ONE);
-    let mut gates = row.gates;
-    for (block, z) in simd.vectors(row.z).chunks_exact(rows.count).enumerate() {
-        let at = block * S::LANES;
-        let peephole = &simd.vectors(row.peephole)[block * peepholes.count..];
-        let before = get(simd, row.c, at);
-        let i = gate(simd, z, rows.i, (peephole, peepholes.i), before);
-        let f = if cell.coupled { simd.sub(one, i) } else { gate(simd, z, rows.f, (peephole, peepholes.f), before) };
-        let g = activate::<S, T>(simd, cell.input_activation, simd.load(&z[rows.g]));
-        // c = fma(f, c', i * g)
-        let c = snap(simd, simd.mul_add(f, before, simd.mul(i, g)));
-        let o = gate(simd, z, rows.o, (peephole, peepholes.o), c);
-        let h = simd.mul(o, activate::<S, T>(simd, cell.output_activation, c));
-        put(simd, c, row.c, at);
-        put(simd, h, row.h, at);
-        if let Some(gates) = &mut gates {
-            for (place, value) in [(rows.i, i), (rows.f, f), (Some(rows.g), g), (rows.o, o)] {
-                if let Some(place) = place {
-                    put(simd, value, gates[place], at);
-                }
-            }
-        }
-    }
-}
-
-/// One row's step backward, or the part of it that some blocks of units make.
-pub(crate) struct Backward<'a, T> {
-    /// Activated gates, from the tape.
-    pub(crate) gates: Groups<&'a [T]>,
-    /// Peepholes, `[block][peephole][lanes]`.
-    pub(crate) peephole: &'a [T],
-    /// The state after the step.
-    pub(crate) c: &'a [T],
-    /// The state before the step.
-    pub(crate) c_before: &'a [T],
-    /// The gradient of `h`, in two parts to be added.
-    pub(crate) d_h: (Option<&'a [T]>, &'a [T]),
-    /// In: the carry of the step after. Out: this step's.
-    pub(crate) d_c: &'a mut [T],
-    /// Out: gradients of the pre-activations.
-    pub(crate) d_z: Groups<&'a mut [T]>,
-}
-
-/// `d_h` and `d_c` to `d_z` and the carry.
-#[inline(always)]
-pub(crate) fn backward<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Backward<'_, T>) {
-    specialised!(cell => backward_any(simd, cell, row));
-}
-
-#[inline(always)]
-fn backward_any<S: Lanes<T>, T: Element>(simd: S, cell: CellSpec, row: Backward<'_, T>) {
-    let (rows, peepholes) = (cell.gate_rows(), cell.peephole_rows());
-    let one = simd.splat(T::ONE);
-    let hidden = row.c.len();
-    for block in 0..hidden.div_ceil(S::LANES) {
-        let at = block * S::LANES;
-        let peephole = &simd.vectors(row.peephole)[block * peepholes.count..];
-        let i = recorded(simd, &row.gates, rows.i, at);
-        let g = recorded(simd, &row.gates, Some(rows.g), at);
-        let o = recorded(simd, &row.gates, rows.o, at);
-        let f = if cell.coupled { simd.sub(one, i) } else { recorded(simd, &row.gates, rows.f, at) };
-        let (c, before) = (get(simd, row.c, at), get(simd, row.c_before, at));
-        let a = activate::<S, T>(simd, cell.output_activation, c);
-
-        // A gradient that is not there is added as the zeros it stands for: -0 + 0 is +0.
-        let dy = match row.d_h.0 {
-            Some(dy) => get(simd, dy, at),
-            None => simd.splat(T::ZERO),
-        };
-        let d_h = simd.add(dy, get(simd, row.d_h.1, at));
-        let d_o = through_sigmoid(simd, simd.mul(d_h, a), o);
-        // d_c = fma(p_o, d_z_o, fma(d_h * o, 1 - a^2, carry))
-        let carry = get(simd, row.d_c, at);
-        let d_h_o = simd.mul(d_h, o);
-        let d_c = match cell.output_activation {
-            Activation::Tanh => simd.mul_add(d_h_o, simd.neg_mul_add(a, a, one), carry),
-            Activation::Identity => simd.add(d_h_o, carry),
-        };
-        let d_c = look(simd, (peephole, peepholes.o), d_o, d_c);
-        let d_f = through_sigmoid(simd, simd.mul(d_c, before), f);
-        let d_i = simd.mul(d_c, if cell.coupled { simd.sub(g, before) } else { g });
-        let d_i = through_sigmoid(simd, d_i, i);
-        let d_g = through::<S, T>(simd, cell.input_activation, simd.mul(d_c, i), g);
-        // carry = fma(p_f, d_z_f, fma(p_i, d_z_i, d_c * f))
-        let carry = look(simd, (peephole, peepholes.i), d_i, simd.mul(d_c, f));
-        let carry = look(simd, (peephole, peepholes.f), d_f, carry);
-        put(simd, snap(simd, carry), row.d_c, at);
-        for (place, value) in [(rows.i, d_i), (rows.f, d_f), (Some(rows.g), d_g), (rows.o, d_o)] {
-            if let Some(place) = place {
-                put(simd, value, row.d_z[place], at);
-            }
-        }
-    }
-}
-
-/// `to = vectors`, as far as there is room; the carry of `h`, snapped.
-#[inline(always)]
-pub(crate) fn store_snapped<S: Lanes<T>, T: Element>(simd: S, from: &[T], to: &mut [T]) {
-    for (block, from) in simd.vectors(from).iter().enumerate().take(to.len().div_ceil(S::LANES)) {
-        put(simd, snap(simd, simd.load(from)), to, block * S::LANES);
+        Some(gate) => get::<S, T, WHOLE>(simd, gates.group(row, gate), at),
     }
 }
 
@@ -251,34 +303,69 @@ pub(crate) fn store_snapped<S: Lanes<T>, T: Element>(simd: S, from: &[T], to: &m
 pub(crate) fn hidden_again<S: Lanes<T>, T: Element>(
     simd: S,
     cell: CellSpec,
-    gates: Groups<&[T]>,
-    c: &[T],
+    gates: &Columns<'_, T>,
+    c: &Columns<'_, T>,
+    row: usize,
     h: &mut [T],
 ) {
-    for at in (0..c.len()).step_by(S::LANES) {
-        let a = activate::<S, T>(simd, cell.output_activation, get(simd, c, at));
-        let o = recorded(simd, &gates, cell.gate_rows().o, at);
-        put(simd, simd.mul(o, a), h, at);
-    }
+    for_each_vector!(S, h.len(), at => {
+        let a = activate::<S, T>(simd, cell.output_activation, get::<S, T, WHOLE>(simd, c.row(row), at));
+        let o = recorded::<S, T, WHOLE>(simd, gates, row, cell.gate_rows().o, at);
+        put::<S, T, WHOLE>(simd, simd.mul(o, a), h, at);
+    });
 }
 
-/// `to = 0 + a`: the first link, without a look at what was there.
+/// `to = vectors`, as far as there is room.
 #[inline(always)]
-pub(crate) fn begin<S: Lanes<T>, T: Element>(simd: S, a: &[T], to: &mut [T]) {
-    for at in (0..to.len()).step_by(S::LANES) {
-        put(simd, simd.add(get(simd, a, at), simd.splat(T::ZERO)), to, at);
-    }
+pub(crate) fn store<S: Lanes<T>, T: Element>(simd: S, vectors: &[S::A], to: &mut [T]) {
+    for_each_vector!(S, to.len(), at => put::<S, T, WHOLE>(simd, simd.load(&vectors[at / S::LANES]), to, at));
+}
+
+/// The carry of `h`: `vectors` snapped in place, and to memory as far as there is room.
+#[inline(always)]
+pub(crate) fn hand_on<S: Lanes<T>, T: Element>(simd: S, vectors: &mut [S::A], to: &mut [T]) {
+    for_each_vector!(S, to.len(), at => {
+        let carry = snap(simd, simd.load(&vectors[at / S::LANES]));
+        simd.store(carry, &mut vectors[at / S::LANES]);
+        put::<S, T, WHOLE>(simd, carry, to, at);
+    });
+}
+
+/// `vectors = from`, with zeros behind its end.
+#[inline(always)]
+pub(crate) fn fetch<S: Lanes<T>, T: Element>(simd: S, from: &[T], vectors: &mut [S::A]) {
+    for_each_vector!(S, from.len(), at => {
+        simd.store(get::<S, T, WHOLE>(simd, from, at), &mut vectors[at / S::LANES]);
+    });
+}
+
+/// `to = vectors + b`
+#[inline(always)]
+pub(crate) fn sum<S: Lanes<T>, T: Element>(simd: S, vectors: &[S::A], b: &[T], to: &mut [T]) {
+    for_each_vector!(S, to.len(), at => {
+        let sum = simd.add(simd.load(&vectors[at / S::LANES]), get::<S, T, WHOLE>(simd, b, at));
+        put::<S, T, WHOLE>(simd, sum, to, at);
+    });
+}
+
+/// `to += vectors`, as far as there is room; `to` counts as 0 in the first link of a chain.
+#[inline(always)]
+pub(crate) fn add_vectors<S: Lanes<T>, T: Element>(simd: S, first: bool, vectors: &[S::A], to: &mut [T]) {
+    for_each_vector!(S, to.len(), at => {
+        let sum = if first { simd.splat(T::ZERO) } else { get::<S, T, WHOLE>(simd, to, at) };
+        put::<S, T, WHOLE>(simd, simd.add(simd.load(&vectors[at / S::LANES]), sum), to, at);
+    });
 }
 
 /// `to += a * b`, or `to += a` without `b`: one link of the chains that sum over time.
 #[inline(always)]
 pub(crate) fn accumulate<S: Lanes<T>, T: Element>(simd: S, a: &[T], b: Option<&[T]>, to: &mut [T]) {
-    for at in (0..to.len()).step_by(S::LANES) {
-        let (a, sum) = (get(simd, a, at), get(simd, to, at));
+    for_each_vector!(S, to.len(), at => {
+        let (a, sum) = (get::<S, T, WHOLE>(simd, a, at), get::<S, T, WHOLE>(simd, to, at));
         let sum = match b {
-            Some(b) => simd.mul_add(a, get(simd, b, at), sum),
+            Some(b) => simd.mul_add(a, get::<S, T, WHOLE>(simd, b, at), sum),
             None => simd.add(a, sum),
         };
-        put(simd, sum, to, at);
-    }
+        put::<S, T, WHOLE>(simd, sum, to, at);
+    });
 }

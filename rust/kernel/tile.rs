@@ -1,16 +1,18 @@
-//! THE register tile: `out[row][..] += left[row][k] * panel[k][..]`. Every product in the library is this one.
+//! THE register tile: `acc[row][..] += left[row][k] * panel[k][..]`. Every product in the library is this one.
 //!
 //! Each output is **one chain of fused multiply-adds in ascending k**, whatever the shape of the tile, the lane count or
 //! the place in a batch: that is what makes the bits the same everywhere. Splitting k over two accumulators is therefore
-//! out; latency is hidden by more outputs. Accumulators start from memory and go back to memory, which is exact, so a
-//! chain may be continued by another call.
+//! out; latency is hidden by more outputs. Accumulators may go to memory and come back, which is exact, so a deep product
+//! is made in passes, and one over two panels is one chain.
 //!
 //! A panel's block of C vectors is stored as the tile reads it, `[k][C][lanes]`. A tile is R rows by U blocks: its k loop
 //! broadcasts R numbers, then loads one vector of weights at a time and multiplies it into R accumulators (with all
 //! weights loaded first, AVX2 spills and runs at half its speed: measured). One row alone takes so many blocks that 8
 //! chains are in flight, which is what hides 4 cycles of latency at 2 FMAs a cycle.
 //!
-//! Every tile is a function of its own, so that what surrounds it cannot take its registers.
+//! Every tile is a function of its own, so that what surrounds it cannot take its registers. It leaves its sums in a
+//! small memory, from which a [`Sink`] takes them while they are in the first cache and the next tile already runs: the
+//! gates of a step cost little beside its product only if they are made there.
 
 use std::ops::Range;
 
@@ -74,14 +76,15 @@ impl<T: Element> Panel<T> {
     /// All of it.
     #[inline(always)]
     pub(crate) fn all(&self) -> Part<'_, T> {
-        Part { panel: self, first: 0, vectors: self.vectors }
+        self.part(&(0..self.blocks()))
     }
 
     /// Some blocks of it.
     #[inline(always)]
     pub(crate) fn part(&self, blocks: &Range<usize>) -> Part<'_, T> {
         let first = (blocks.start * self.width).min(self.vectors);
-        Part { panel: self, first, vectors: (blocks.end * self.width).min(self.vectors) - first }
+        let vectors = (blocks.end * self.width).min(self.vectors) - first;
+        Part { panel: self, first, vectors, k: 0, depth: self.depth }
     }
 
     /// Makes it another panel, in the same memory if that suffices; the contents are to be filled in again.
@@ -109,12 +112,16 @@ impl<T: Element> Panel<T> {
     }
 }
 
-/// Neighbouring blocks of a panel: what one thread multiplies by.
+/// Neighbouring blocks of a panel, or some rows of them: what one thread multiplies by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part<'a, T> {
     panel: &'a Panel<T>,
+    /// The first vector.
     first: usize,
     vectors: usize,
+    /// The first row, and how many.
+    k: usize,
+    depth: usize,
 }
 
 impl<T> Part<'_, T> {
@@ -129,17 +136,13 @@ impl<T> Part<'_, T> {
     pub(crate) fn first_column(&self) -> usize {
         self.first * self.panel.lanes
     }
-}
 
-/// Where the accumulators start.
-#[derive(Clone, Copy)]
-pub(crate) enum Start<'a, T> {
-    /// From 0.
-    Zero,
-    /// Every row from this one, as long as the panel has columns: the bias.
-    Row(&'a [T]),
-    /// From what `out` holds: continues a chain.
-    Out,
+    /// Some of its rows.
+    #[inline(always)]
+    pub(crate) fn rows(self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.depth, "rows out of bounds");
+        Self { k: self.k + rows.start, depth: rows.len(), ..self }
+    }
 }
 
 /// A left operand.
@@ -147,25 +150,74 @@ pub(crate) enum Start<'a, T> {
 pub(crate) enum Left<'a, T> {
     /// Rows that lie anywhere.
     Rows(&'a [&'a [T]]),
+    /// Rows so many numbers apart.
+    Spaced(&'a [T], usize),
     /// Packed as the tiles of [`balanced`] read it: for each tile of R rows, `[k][R]`.
     Interleaved(&'a [T]),
 }
 
+/// Where the chains start.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a, T> {
+    /// From 0.
+    Zero,
+    /// Every row from this one, as long as the panel has columns: the bias.
+    Row(&'a [T]),
+    /// Each row from its own, as long as the part has columns.
+    Rows(&'a [T]),
+}
+
+/// A product.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a, T> {
+    pub(crate) left: Left<'a, T>,
+    pub(crate) right: Part<'a, T>,
+    /// The first row, as the sink counts, and how many.
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+    pub(crate) start: Start<'a, T>,
+    /// Takes the blocks from the last to the first. Turning about from step to step finds in the caches what was read
+    /// last: weights of twice a cache's size come from it by half.
+    pub(crate) backwards: bool,
+}
+
+/// What becomes of a product.
+///
+/// Its methods have to be `#[inline(always)]`.
+pub(crate) trait Sink<S: Lanes<T>, T: Element> {
+    /// Some vectors of some rows of the product are about to be made.
+    fn expect(&self, _simd: S, _rows: Range<usize>, _vectors: Range<usize>) {}
+    /// Takes them, row by row; vectors are counted from the first of the part. Behind them there is room for as many.
+    fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]);
+}
+
 /// R rows of a left operand, read column by column.
-trait Column<T, const R: usize> {
-    /// Cut to a depth that the loop knows, so that no check remains in it.
-    fn cut(self, depth: usize) -> Self;
+trait Column<'a, T, const R: usize>: Copy {
+    /// Rows `first..first + R` of `depth` columns, of which `k` are read.
+    fn new(left: Left<'a, T>, first: usize, depth: usize, k: Range<usize>) -> Self;
     /// Column `k`.
     fn at(&self, k: usize) -> [T; R];
 }
 
-impl<T: Copy, const R: usize> Column<T, R> for [&[T]; R] {
+impl<'a, T: Copy, const R: usize> Column<'a, T, R> for [&'a [T]; R] {
     #[inline(always)]
-    fn cut(mut self, depth: usize) -> Self {
-        for row in &mut self {
-            *row = &row[..depth];
+    fn new(left: Left<'a, T>, first: usize, _: usize, k: Range<usize>) -> Self {
+        // Each cut to a depth that the loop knows, so that no check remains in it.
+        let mut rows: [&[T]; R] = [&[]; R];
+        match left {
+            Left::Rows(all) => {
+                for (row, from) in rows.iter_mut().zip(&all[first..first + R]) {
+                    *row = &from[k.clone()];
+                }
+            }
+            Left::Spaced(all, stride) => {
+                for (row, from) in rows.iter_mut().zip(all[first * stride..].chunks(stride)) {
+                    *row = &from[k.clone()];
+                }
+            }
+            Left::Interleaved(_) => unreachable!("these are rows"),
         }
-        self
+        rows
     }
     #[inline(always)]
     fn at(&self, k: usize) -> [T; R] {
@@ -177,10 +229,11 @@ impl<T: Copy, const R: usize> Column<T, R> for [&[T]; R] {
     }
 }
 
-impl<T: Copy, const R: usize> Column<T, R> for &[[T; R]] {
+impl<'a, T: Copy, const R: usize> Column<'a, T, R> for &'a [[T; R]] {
     #[inline(always)]
-    fn cut(self, depth: usize) -> Self {
-        &self[..depth]
+    fn new(left: Left<'a, T>, first: usize, depth: usize, k: Range<usize>) -> Self {
+        let Left::Interleaved(all) = left else { unreachable!("this is packed") };
+        &all[first * depth..].as_chunks().0[k]
     }
     #[inline(always)]
     fn at(&self, k: usize) -> [T; R] {
@@ -198,239 +251,241 @@ pub(crate) fn balanced(rows: usize, most: usize) -> impl Iterator<Item = (usize,
     (0..tiles).map(move |tile| (tile * base + tile.min(larger), base + usize::from(tile < larger)))
 }
 
-/// Rows of a tile, at most, on any instruction set.
-pub(crate) const MOST_ROWS: usize = 6;
-
 /// Rows that share one pass over a panel, at most.
 pub(crate) const BLOCK_ROWS: usize = 128;
 
-/// [`multiply`] for `rows` rows, of which row `r` is `left(r)`.
+/// Columns of a left operand in one pass, at most: a block's share of the panel, and that of all the rows, stay in the
+/// second-level cache.
+const DEPTH: usize = 1024;
+
+/// Numbers that the sums of one block take, at most: of 128 rows by 4 vectors of 64 bytes, and as much again as a tile.
+pub(crate) const fn sums<T>() -> usize {
+    (BLOCK_ROWS + 8) * 4 * 64 / size_of::<T>()
+}
+
+/// [`multiply`] for any number of rows, of which row `r` is `left(r)`.
 #[inline(always)]
 pub(crate) fn product<'a, S: Lanes<T>, T: Element>(
     simd: S,
     rows: usize,
     left: impl Fn(usize) -> &'a [T],
     right: Part<'_, T>,
-    start: Start<'_, T>,
-    out: &mut [T],
+    (start, backwards): (Start<'_, T>, bool),
+    sums: &mut [T],
+    sink: &mut impl Sink<S, T>,
 ) {
     if rows == 1 {
         // A step of one sequence is short enough for the list below to count.
-        return multiply(simd, Left::Rows(&[left(0)]), 1, right, start, out);
+        let left = Left::Rows(&[left(0)]);
+        return multiply(simd, Product { left, right, first: 0, rows, start, backwards }, sums, sink);
     }
-    let mut block: [&[T]; BLOCK_ROWS] = [&[]; BLOCK_ROWS];
-    for (first, count) in balanced(rows, BLOCK_ROWS) {
-        for (r, row) in block[..count].iter_mut().enumerate() {
+    let mut list: [&[T]; BLOCK_ROWS] = [&[]; BLOCK_ROWS];
+    for (first, rows) in balanced(rows, BLOCK_ROWS) {
+        for (r, row) in list[..rows].iter_mut().enumerate() {
             *row = left(first + r);
         }
-        let out = &mut out[first * right.vectors * S::LANES..];
-        multiply(simd, Left::Rows(&block[..count]), count, right, start, out);
+        let start = match start {
+            Start::Rows(all) => Start::Rows(&all[first * right.vectors * S::LANES..]),
+            other => other,
+        };
+        let left = Left::Rows(&list[..rows]);
+        multiply(simd, Product { left, right, first, rows, start, backwards }, sums, sink);
     }
 }
 
-/// `out[row][..] = start + left[row][k] * panel[k][..]` over ascending k, for `rows` rows: a function of its own.
+/// Makes a product, tile by tile, and hands each to the sink: a function of its own.
 #[inline(always)]
 pub(crate) fn multiply<S: Lanes<T>, T: Element>(
     simd: S,
-    left: Left<'_, T>,
-    rows: usize,
-    right: Part<'_, T>,
-    start: Start<'_, T>,
-    out: &mut [T],
+    product: Product<'_, T>,
+    sums: &mut [T],
+    sink: &mut impl Sink<S, T>,
 ) {
-    let Part { panel, first, vectors } = right;
-    debug_assert_eq!(panel.lanes, S::LANES, "packed for another instruction set");
+    debug_assert_eq!(product.right.panel.lanes, S::LANES, "packed for another instruction set");
     simd.vectorize(
         #[inline(always)]
-        || {
-            // The last block of a panel may be narrower.
-            let whole = panel.vectors - panel.vectors % panel.width;
-            let end = first + vectors;
-            let work = Work {
-                left,
-                rows,
-                panel: simd.vectors(&panel.numbers),
-                depth: panel.depth,
-                first,
-                stride: vectors,
-                start,
-            };
-            let out = simd.vectors_mut(out);
-            work.blocks(simd, first..end.min(whole), panel.width, out);
-            work.blocks(simd, first.max(whole)..end, panel.vectors - whole, out);
-        },
+        || blocks(simd, &product, simd.vectors_mut(sums), sink),
     );
 }
 
-/// What stays the same over the blocks of a product.
-struct Work<'a, T, A> {
-    left: Left<'a, T>,
-    rows: usize,
-    panel: &'a [A],
-    depth: usize,
-    /// The first vector of the panel that is multiplied by.
-    first: usize,
-    /// Vectors in a row of the product.
-    stride: usize,
-    start: Start<'a, T>,
+/// The blocks of a product. One stays in cache while all the rows are multiplied by it.
+#[inline(always)]
+fn blocks<S: Lanes<T>, T: Element>(simd: S, product: &Product<'_, T>, sums: &mut [S::A], sink: &mut impl Sink<S, T>) {
+    let Part { panel, vectors, depth, .. } = product.right;
+    let width = panel.width;
+    // One row takes several blocks at a time, and what remains of them one by one; the panel's last may be narrower.
+    let several = match (product.rows, product.left) {
+        (1, Left::Rows(_) | Left::Spaced(..)) => [8, 4, 3, 2][width - 1],
+        _ => 1,
+    };
+    let (whole, narrow) = (vectors / width, vectors % width);
+    let (groups, single) = (whole / several, whole % several);
+    let count = groups + single + usize::from(narrow > 0);
+    // The first block, and how many, of the n-th group.
+    let group = |n: usize| if n < groups { (n * several, several) } else { (groups * several + n - groups, 1) };
+    for n in 0..count {
+        let (this, next) = if product.backwards { (count - 1 - n, count.wrapping_sub(2 + n)) } else { (n, n + 1) };
+        let (block, blocks) = group(this);
+        let width = if block < whole { width } else { narrow };
+        let next = (next < count).then(|| group(next).0 * panel.width);
+        for (start, count) in balanced(depth.max(1), DEPTH) {
+            let k = start..(start + count).min(depth);
+            Pass { product, vector: block * panel.width, next, width, blocks, k }.tiles(simd, sums, sink);
+        }
+    }
 }
 
-impl<T: Element, A> Work<'_, T, A> {
-    /// Blocks of `width` vectors. Each stays in cache while all the rows are multiplied by it.
-    #[inline(always)]
-    fn blocks<S: Lanes<T, A = A>>(&self, simd: S, vectors: Range<usize>, width: usize, out: &mut [A]) {
-        let Range { start: mut vector, end } = vectors;
-        while vector < end {
-            let left = end - vector;
-            vector += match (width, self.rows, self.left) {
-                (4, 1, Left::Rows(_)) if left >= 8 => self.one_row::<S, 4, 2>(simd, vector, out),
-                (3, 1, Left::Rows(_)) if left >= 9 => self.one_row::<S, 3, 3>(simd, vector, out),
-                (2, 1, Left::Rows(_)) if left >= 8 => self.one_row::<S, 2, 4>(simd, vector, out),
-                (1, 1, Left::Rows(_)) if left >= 8 => self.one_row::<S, 1, 8>(simd, vector, out),
-                (4, ..) => self.tiles::<S, 4>(simd, vector, out),
-                (3, ..) => self.tiles::<S, 3>(simd, vector, out),
-                (2, ..) => self.tiles::<S, 2>(simd, vector, out),
-                _ => self.tiles::<S, 1>(simd, vector, out),
-            };
-        }
-    }
+/// Some columns of the left operand, by some blocks of the panel.
+struct Pass<'a, 'b, T> {
+    product: &'a Product<'b, T>,
+    /// The first vector, as the sink counts.
+    vector: usize,
+    /// That of the blocks that come next.
+    next: Option<usize>,
+    /// Vectors in a block.
+    width: usize,
+    blocks: usize,
+    /// The columns.
+    k: Range<usize>,
+}
 
-    /// One row by U blocks of C vectors; says how many vectors that was.
+impl<'b, T: Element> Pass<'_, 'b, T> {
+    /// All the rows.
     #[inline(always)]
-    fn one_row<S: Lanes<T, A = A>, const C: usize, const U: usize>(
-        &self,
-        simd: S,
-        vector: usize,
-        out: &mut [A],
-    ) -> usize {
-        if let Left::Rows(rows) = self.left {
-            self.tile::<S, C, U, 1>(simd, [rows[0]], 0, vector, out);
-        }
-        C * U
-    }
-
-    /// All the rows by one block of C vectors; says how many vectors that was.
-    #[inline(always)]
-    fn tiles<S: Lanes<T, A = A>, const C: usize>(&self, simd: S, vector: usize, out: &mut [A]) -> usize {
-        for (first, count) in balanced(self.rows, S::ROWS) {
-            match count {
-                1 => self.rows::<S, C, 1>(simd, first, vector, out),
-                2 => self.rows::<S, C, 2>(simd, first, vector, out),
-                3 if S::ROWS >= 3 => self.rows::<S, C, 3>(simd, first, vector, out),
-                4 if S::ROWS >= 4 => self.rows::<S, C, 4>(simd, first, vector, out),
-                5 if S::ROWS >= 5 => self.rows::<S, C, 5>(simd, first, vector, out),
-                6 if S::ROWS >= 6 => self.rows::<S, C, 6>(simd, first, vector, out),
-                _ => unreachable!("a tile has at most ROWS rows"),
+    fn tiles<S: Lanes<T>>(&self, simd: S, sums: &mut [S::A], sink: &mut impl Sink<S, T>) {
+        let vectors = self.vector..self.vector + self.width * self.blocks;
+        let (first, last) = (self.k.start == 0, self.k.end == self.product.right.depth);
+        for (tile, (row, count)) in balanced(self.product.rows, S::ROWS).enumerate() {
+            let rows = self.product.first + row..self.product.first + row + count;
+            if first {
+                sink.expect(simd, rows.clone(), vectors.clone());
+            }
+            // Between passes every tile has a place of its own.
+            let place = if first && last { 0 } else { row * vectors.len() };
+            let (sums, spare) = sums[place..].split_at_mut(count * vectors.len());
+            match (self.width, self.blocks) {
+                (4, 2) => self.tile::<S, 4, 2, 1>(simd, (tile, row), sums),
+                (3, 3) => self.tile::<S, 3, 3, 1>(simd, (tile, row), sums),
+                (2, 4) => self.tile::<S, 2, 4, 1>(simd, (tile, row), sums),
+                (1, 8) => self.tile::<S, 1, 8, 1>(simd, (tile, row), sums),
+                (4, _) => self.rows::<S, 4>(simd, (tile, row), count, sums),
+                (3, _) => self.rows::<S, 3>(simd, (tile, row), count, sums),
+                (2, _) => self.rows::<S, 2>(simd, (tile, row), count, sums),
+                _ => self.rows::<S, 1>(simd, (tile, row), count, sums),
+            }
+            if last {
+                sink.take(simd, rows, vectors.clone(), sums, spare);
             }
         }
-        C
     }
 
-    /// R rows from `first` on by one block of C vectors.
+    /// `count` rows by one block of C vectors.
     #[inline(always)]
-    fn rows<S: Lanes<T, A = A>, const C: usize, const R: usize>(
+    fn rows<S: Lanes<T>, const C: usize>(&self, simd: S, at: (usize, usize), count: usize, sums: &mut [S::A]) {
+        match count {
+            1 => self.tile::<S, C, 1, 1>(simd, at, sums),
+            2 => self.tile::<S, C, 1, 2>(simd, at, sums),
+            3 if S::ROWS >= 3 => self.tile::<S, C, 1, 3>(simd, at, sums),
+            4 if S::ROWS >= 4 => self.tile::<S, C, 1, 4>(simd, at, sums),
+            5 if S::ROWS >= 5 => self.tile::<S, C, 1, 5>(simd, at, sums),
+            6 if S::ROWS >= 6 => self.tile::<S, C, 1, 6>(simd, at, sums),
+            _ => unreachable!("a tile has at most ROWS rows"),
+        }
+    }
+
+    /// R rows by U blocks of C vectors; `at` is the tile's number and its first row.
+    #[inline(always)]
+    fn tile<S: Lanes<T>, const C: usize, const U: usize, const R: usize>(
         &self,
         simd: S,
-        first: usize,
-        vector: usize,
-        out: &mut [A],
+        at: (usize, usize),
+        sums: &mut [S::A],
     ) {
-        match self.left {
-            Left::Rows(all) => {
-                let rows: &[&[T]; R] = all[first..].first_chunk().expect("as many rows as were cut into tiles");
-                self.tile::<S, C, 1, R>(simd, *rows, first, vector, out);
-            }
-            Left::Interleaved(all) => {
-                let rows = all[first * self.depth..].as_chunks::<R>().0;
-                self.tile::<S, C, 1, R>(simd, rows, first, vector, out);
-            }
+        match self.product.left {
+            Left::Rows(_) | Left::Spaced(..) => self.run::<S, [&'b [T]; R], C, U, R>(simd, at, sums),
+            Left::Interleaved(_) if U == 1 => self.run::<S, &'b [[T; R]], C, U, R>(simd, at, sums),
+            Left::Interleaved(_) => unreachable!("packed rows take one block at a time"),
         }
     }
 
-    /// R rows by U blocks of C vectors, all in registers: a function of its own.
+    /// The same, for one kind of left operand: a function of its own.
     #[inline(always)]
-    fn tile<S: Lanes<T, A = A>, const C: usize, const U: usize, const R: usize>(
+    fn run<S: Lanes<T>, L: Column<'b, T, R>, const C: usize, const U: usize, const R: usize>(
         &self,
         simd: S,
-        left: impl Column<T, R>,
-        row: usize,
-        vector: usize,
-        out: &mut [A],
+        at: (usize, usize),
+        sums: &mut [S::A],
     ) {
-        let Self { panel, depth, first, stride, start, .. } = *self;
-        let panel = &panel[vector * depth..];
-        let out = &mut out[row * stride + vector - first..];
-        let start = match start {
-            Start::Zero => Start::Zero,
-            Start::Out => Start::Out,
-            Start::Row(bias) => Start::Row(&simd.vectors(bias)[vector..]),
-        };
         simd.vectorize(
             #[inline(always)]
-            move || chains::<S, T, C, U, R>(simd, left, panel, depth, start, out, stride),
+            move || self.chains::<S, L, C, U, R>(simd, at, sums),
         );
     }
-}
 
-/// U blocks of C vectors at the start of `row`.
-#[inline(always)]
-fn blocks<A, const C: usize, const U: usize>(row: &[A]) -> &[[A; C]; U] {
-    row.as_chunks().0.first_chunk().expect("a row is as long as its blocks")
-}
-
-/// The chains of one tile. Every index is a constant once the loops over R, U and C are unrolled: registers have no
-/// addresses.
-#[inline(always)]
-#[allow(clippy::needless_range_loop, reason = "k runs over several arrays at once")]
-fn chains<S: Lanes<T>, T: Element, const C: usize, const U: usize, const R: usize>(
-    simd: S,
-    left: impl Column<T, R>,
-    panel: &[S::A],
-    depth: usize,
-    start: Start<'_, S::A>,
-    out: &mut [S::A],
-    stride: usize,
-) {
-    let mut weights: [&[[S::A; C]]; U] = [&[]; U];
-    for u in 0..U {
-        weights[u] = &panel[u * C * depth..].as_chunks().0[..depth];
-    }
-    let left = left.cut(depth);
-
-    let mut acc = [[[simd.splat(T::ZERO); C]; U]; R];
-    for r in 0..R {
-        let from = match start {
-            Start::Zero => continue,
-            Start::Row(row) => blocks::<_, C, U>(row),
-            Start::Out => blocks::<_, C, U>(&out[r * stride..]),
-        };
-        for u in 0..U {
-            for c in 0..C {
-                acc[r][u][c] = simd.load(&from[u][c]);
-            }
-        }
-    }
-    for k in 0..depth {
-        let column = left.at(k);
-        let mut broadcast = [simd.splat(T::ZERO); R];
+    /// The chains of one tile. Every index is a constant once the loops over R, U and C are unrolled: registers have no
+    /// addresses.
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "k runs over several arrays at once")]
+    fn chains<S: Lanes<T>, L: Column<'b, T, R>, const C: usize, const U: usize, const R: usize>(
+        &self,
+        simd: S,
+        (tile, row): (usize, usize),
+        sums: &mut [S::A],
+    ) {
+        let sums: &mut [[[S::A; C]; U]] = sums.as_chunks_mut().0.as_chunks_mut().0;
+        let sums: &mut [[[S::A; C]; U]; R] = sums.first_chunk_mut().expect("as many sums as the tile has");
+        let Product { left, right: Part { panel, first, vectors, k: before, depth }, start, .. } = *self.product;
+        let mut acc = [[[simd.splat(T::ZERO); C]; U]; R];
         for r in 0..R {
-            broadcast[r] = simd.splat(column[r]);
-        }
-        for u in 0..U {
-            for c in 0..C {
-                let weight = simd.load(&weights[u][k][c]);
-                for r in 0..R {
-                    acc[r][u][c] = simd.mul_add(broadcast[r], weight, acc[r][u][c]);
+            let from: &[[S::A; C]] = match start {
+                _ if self.k.start > 0 => &sums[r],
+                Start::Zero => continue,
+                Start::Row(all) => simd.vectors(all)[first + self.vector..].as_chunks().0,
+                Start::Rows(all) => simd.vectors(all)[(row + r) * vectors + self.vector..].as_chunks().0,
+            };
+            let from: &[[S::A; C]; U] = from.first_chunk().expect("a row is as long as its blocks");
+            for u in 0..U {
+                for c in 0..C {
+                    acc[r][u][c] = simd.load(&from[u][c]);
                 }
             }
         }
-    }
-    for r in 0..R {
-        let to: &mut [[S::A; C]; U] =
-            out[r * stride..].as_chunks_mut().0.first_chunk_mut().expect("a row is as long as its blocks");
+
+        let numbers = simd.vectors(&panel.numbers);
+        let count = self.k.len();
+        // A block's rows, `[k][C]`, from row `k` of the part on.
+        let block = |vector: usize, k: usize| (first + vector) * panel.depth + (before + k) * C;
+        let mut weights: [&[[S::A; C]]; U] = [&[]; U];
         for u in 0..U {
-            for c in 0..C {
-                simd.store(acc[r][u][c], &mut to[u][c]);
+            weights[u] = &numbers[block(self.vector + u * C, self.k.start)..].as_chunks().0[..count];
+        }
+        // Meanwhile what the next pass reads is brought nearer: by each of the first C tiles a C-th of it.
+        let ahead =
+            if self.k.end < depth { Some(block(self.vector, self.k.end)) } else { self.next.map(|v| block(v, 0)) };
+        let ahead = ahead.filter(|_| U == 1 && tile < C).and_then(|at| numbers.get(at + tile * count..)?.get(..count));
+        let ahead = ahead.unwrap_or(&weights[0].as_flattened()[..count]);
+        let left = L::new(left, row, depth, self.k.clone());
+        for k in 0..count {
+            simd.prefetch(&ahead[k]);
+            let column = left.at(k);
+            let mut broadcast = [simd.splat(T::ZERO); R];
+            for r in 0..R {
+                broadcast[r] = simd.splat(column[r]);
+            }
+            for u in 0..U {
+                for c in 0..C {
+                    let weight = simd.load(&weights[u][k][c]);
+                    for r in 0..R {
+                        acc[r][u][c] = simd.mul_add(broadcast[r], weight, acc[r][u][c]);
+                    }
+                }
+            }
+        }
+        for r in 0..R {
+            for u in 0..U {
+                for c in 0..C {
+                    simd.store(acc[r][u][c], &mut sums[r][u][c]);
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The time loop reversed: the mirror of `forward.rs`.
 //!
-//! Step by step from the last: the projection's gradient, the gradients of the gates and the state, then the recurrent
-//! product, which gives the carry to the step before. Two values are carried, each rounded once: `d_h` and `d_c`. They
+//! Step by step from the last: a step's recurrent product is what it hands on to the step before, whose gates' gradients
+//! are made of it while it is in the first cache. Two values are handed on, each rounded once: `d_h` and `d_c`. They
 //! start as the gradient of the final state and end as that of the initial one, in the caller's own array: backward over
 //! chunks is therefore backward over the whole. What sums over time or does not feed back is left to `deferred.rs`.
 
@@ -9,13 +9,13 @@ use std::ops::Range;
 
 use super::deferred::{SumRows, Sums, input_gradient};
 use super::schedule::Schedule;
-use super::share::{Hand, Plan, Split, Stop, Workspace, steps_per_chunk};
+use super::share::{Hand, Plan, Split, Stop, Workspace, steps_per_round};
 use super::{Backward, Control, Gradients, OutputGradient, StateRows, Tape, flat};
 use crate::dims::Dims;
 use crate::error::{Error, Result};
-use crate::kernel::pointwise;
-use crate::kernel::tile::{Start, product};
-use crate::simd::memory::{Rows, RowsMut};
+use crate::kernel::pointwise::{self, specialised};
+use crate::kernel::tile::{Sink, Start, product};
+use crate::simd::memory::{Columns, Rows, RowsMut, padded};
 use crate::simd::{Element, Job, Lanes};
 use crate::threads::{self, Worker};
 
@@ -72,8 +72,10 @@ impl<T: Element> Backward<T> {
             d_c[n * hidden..][..hidden].copy_from_slice(carry.c(n));
         }
         let cells = dims.steps * dims.batch;
-        d_z.resize(cells * rows)?;
-        d_r.resize(if self.w_hr.is_some() { cells * output } else { 0 })?;
+        let (z_stride, r_stride) = (padded::<T>(rows), padded::<T>(output));
+        d_z.resize(cells * z_stride)?;
+        d_r.resize(if self.w_hr.is_some() { cells * r_stride } else { 0 })?;
+        let projected = if self.w_hr.is_some() { dims.steps } else { 0 };
         schedule.places(place)?;
         let mut sums = Sums::new(self, out.w_ih, out.w_hh, out.b, out.peephole, out.w_hr)?;
 
@@ -97,8 +99,8 @@ impl<T: Element> Backward<T> {
             dy: gradient.dy.map(|dy| Rows::new("dy", dy)).transpose()?,
             d_h: RowsMut::flat(d_h, output),
             d_c: RowsMut::flat(d_c, hidden),
-            d_z: RowsMut::flat(d_z, rows),
-            d_r: RowsMut::flat(d_r, output),
+            d_z: RowsMut::padded(d_z, (dims.steps, dims.batch, rows), z_stride),
+            d_r: RowsMut::padded(d_r, (projected, dims.batch, output), r_stride),
             dx: out.x.map(|dx| RowsMut::new("dx", dx)).transpose()?,
             sums: sums.rows(&self.dims),
             stop: Stop::new(control),
@@ -125,9 +127,9 @@ pub(super) struct Pass<'a, T> {
     /// The carries, (N, P) and (N, H).
     d_h: RowsMut<'a, T>,
     d_c: RowsMut<'a, T>,
-    /// (T·N, G·H)
+    /// (T, N, G·H)
     pub(super) d_z: RowsMut<'a, T>,
-    /// (T·N, P), where there is a projection.
+    /// (T, N, P), where there is a projection.
     pub(super) d_r: RowsMut<'a, T>,
     pub(super) dx: Option<RowsMut<'a, T>>,
     pub(super) sums: SumRows<'a, T>,
@@ -170,18 +172,24 @@ impl<T: Element> Job<T> for Share<'_, T> {
         };
         let units = w_hr.as_ref().unwrap_or(w_hh).columns(&hidden, dims.hidden_size);
         // SAFETY: a worker writes the rows of its own sequences, or the columns of its own units and outputs. It reads
-        // what others have written, of `d_z` and `d_r`, only behind the barrier that follows.
+        // what others have written, of `d_z` and `d_r`, only behind the barrier that follows, and of `d_z` other steps
+        // than the one it writes.
         let mut own = unsafe {
             let (d_h, d_c, d_z, d_r) = (pass.d_h.share(), pass.d_c.share(), pass.d_z.share(), pass.d_r.share());
             Own { units, outputs, hidden, d_h, d_c, d_z, d_r }
         };
-        let chunk = steps_per_chunk::<T>(pass.dims.batch * dims.gate_rows(), schedule.steps());
+        let round = steps_per_round::<T>(pass.dims.batch * dims.gate_rows(), schedule.steps());
+        let mut later = None;
         for s in (0..schedule.steps()).rev() {
-            if s % chunk == 0 && pass.stop.before(worker, schedule.steps() - 1 - s, pass.plan.split == Split::Units) {
+            if s % round == 0 && pass.stop.before(worker, schedule.steps() - 1 - s, pass.plan.split == Split::Units) {
                 break;
             }
-            pass.step(simd, (&schedule, worker), schedule.time(s), &mut own, &mut hand.r);
+            let t = schedule.time(s);
+            pass.step(simd, (&schedule, worker), (later, Some(t)), &mut own, &mut hand.sums);
+            later = Some(t);
         }
+        // What the first step hands on is the gradient of the initial state.
+        pass.step(simd, (&schedule, worker), (later, None), &mut own, &mut hand.sums);
         // The sums read what all have written.
         worker.wait();
         if !pass.stop.asked() {
@@ -206,70 +214,157 @@ impl<T: Element> Pass<'_, T> {
         self.schedule.before(t, j).map_or_else(|| self.initial.h(n), |t| self.y.row(t, n))
     }
 
-    /// The row of step `(t, n)` in a workspace (T·N, ·).
-    #[inline(always)]
-    pub(super) fn index(&self, t: usize, n: usize) -> usize {
-        t * self.dims.batch + n
-    }
-
-    /// One step back of the sequences that run at time `t`.
+    /// From the step at time `later` to the one at time `t`: what the first hands on, and the gates of the second.
+    ///
+    /// There is no first step behind the last, and no second before the first.
     #[inline(always)]
     fn step<S: Lanes<T>>(
         &self,
         simd: S,
         (schedule, worker): (&Schedule<'_>, &Worker<'_>),
-        t: usize,
+        (later, t): (Option<usize>, Option<usize>),
         own: &mut Own<'_, T>,
-        scratch: &mut [T],
+        sums: &mut [T],
     ) {
-        let Backward { cell, w_hh, w_hr, peephole, .. } = self.weights;
-        let w_hh = w_hh.part(&own.outputs);
-        let gates = self.dims.layer.gates;
-        let active = schedule.active(t);
-        let outputs = self.weights.w_hh.columns(&own.outputs, self.dims.layer.output_size);
-
-        let mut projected = 0;
-        if let Some(w_hr) = w_hr {
-            for j in 0..active {
-                let n = schedule.sequence(j);
-                let d_r = own.d_r.part_mut(0, self.index(t, n), &outputs);
-                d_r.copy_from_slice(own.d_h.part_mut(0, n, &outputs));
-                let dy = self.dy.map_or(self.initial.zeros, |dy| dy.row(t, n));
-                pointwise::accumulate(simd, &dy[outputs.clone()], None, d_r);
-            }
-            self.plan.meet(worker);
-            let w_hr = w_hr.part(&own.hidden);
-            let d_r = |j: usize| own.d_r.row(0, self.index(t, schedule.sequence(j)));
-            product(simd, active, d_r, w_hr, Start::Zero, scratch);
-            projected = w_hr.vectors() * S::LANES;
+        let Backward { w_hh, w_hr, .. } = self.weights;
+        let carried = later.map_or(0, |later| schedule.active(later));
+        let active = t.map_or(0, |t| schedule.active(t));
+        let part = w_hh.part(&own.outputs);
+        let first = part.first_column();
+        if let Some(later) = later {
+            // SAFETY: this share is read alone, at the later step: see `Own`.
+            let d_z = unsafe { self.d_z.share() };
+            let mut carry = Carry { pass: self, schedule, t, active, first, own };
+            let left = |j: usize| d_z.row(later, schedule.sequence(j));
+            product(simd, carried, left, part, (Start::Zero, later % 2 == 1), sums, &mut carry);
         }
-        let peephole = &peephole[own.units.start.div_ceil(S::LANES) * cell.peephole_rows().count * S::LANES..];
-        for j in 0..active {
-            let n = schedule.sequence(j);
-            let d_h = match w_hr {
-                None => (self.dy.map(|dy| &dy.row(t, n)[own.units.clone()]), &*own.d_h.part_mut(0, n, &own.units)),
-                Some(_) => (None, &scratch[j * projected..][..own.units.len()]),
-            };
-            let row = pointwise::Backward {
-                gates: self.gates.groups(t, n, gates, &own.units),
-                peephole,
-                c: &self.c.row(t, n)[own.units.clone()],
-                c_before: &self.c_before(schedule, t, j)[own.units.clone()],
-                d_h,
-                d_c: own.d_c.part_mut(0, n, &own.units),
-                d_z: own.d_z.groups_mut(0, self.index(t, n), gates, &own.units),
-            };
-            pointwise::backward(simd, *cell, row);
+        let Some(t) = t else { return };
+        // These sequences end here: what is handed on to them stands in its place.
+        for j in carried..active {
+            for block in own.outputs.clone() {
+                let outputs = w_hh.columns(&(block..block + 1), self.dims.layer.output_size);
+                let (d_h, spare) = simd.vectors_mut(sums).split_at_mut(outputs.len().div_ceil(S::LANES));
+                pointwise::fetch(simd, own.d_h.part_mut(0, schedule.sequence(j), &outputs), d_h);
+                Carry { pass: self, schedule, t: Some(t), active, first, own }.go_on(
+                    simd,
+                    j..j + 1,
+                    outputs,
+                    d_h,
+                    spare,
+                );
+            }
+        }
+        if let Some(w_hr) = w_hr {
+            self.plan.meet(worker);
+            let part = w_hr.part(&own.hidden);
+            // SAFETY: nobody writes at this step before the next barrier.
+            let d_r = unsafe { self.d_r.share() };
+            let left = |j: usize| d_r.row(t, schedule.sequence(j));
+            let mut gates = Projected { pass: self, schedule, t, own };
+            product(simd, active, left, part, (Start::Zero, t % 2 == 1), sums, &mut gates);
         }
         self.plan.meet(worker);
-        if w_hh.vectors() == 0 {
-            return;
+    }
+
+    /// The gates' gradients of these units of some sequences at time `t`, from that of `h`.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "what is where")]
+    fn gates<S: Lanes<T>>(
+        &self,
+        simd: S,
+        schedule: &Schedule<'_>,
+        (t, rows): (usize, Range<usize>),
+        units: &Range<usize>,
+        (d_h, dy): (&[S::A], Option<Columns<'_, T>>),
+        spare: &mut [S::A],
+        (d_c, d_z): (&mut RowsMut<'_, T>, &mut RowsMut<'_, T>),
+    ) {
+        let Backward { cell, peephole, .. } = self.weights;
+        let (schedule, cell, gates) = (*schedule, *cell, self.dims.layer.gates);
+        let peephole = &simd.vectors(peephole)[units.start / S::LANES * cell.peephole_rows().count..];
+        let step = pointwise::StepBack {
+            gates: self.gates.groups(t, gates, units),
+            c: self.c.columns(t, units),
+            dy,
+            d_c: d_c.columns_mut(0, units),
+            d_z: d_z.groups_mut(t, gates, units),
+        };
+        let blocks = units.len().div_ceil(S::LANES);
+        let a = &mut spare[..rows.len() * blocks];
+        let rows = rows.map(|j| (schedule.sequence(j), &self.c_before(&schedule, t, j)[units.clone()]));
+        specialised!(cell => pointwise::backward(simd, cell, (d_h, blocks), peephole, a, rows, step));
+    }
+}
+
+/// Takes what a step hands on to the one before, which goes on with it.
+struct Carry<'a, 'b, T> {
+    pass: &'a Pass<'a, T>,
+    schedule: &'a Schedule<'a>,
+    /// The step before, if there is one, and how many sequences run in it.
+    t: Option<usize>,
+    active: usize,
+    /// The first of the worker's outputs.
+    first: usize,
+    own: &'a mut Own<'b, T>,
+}
+
+impl<T: Element> Carry<'_, '_, T> {
+    /// The step before, for these outputs of some sequences, from what is handed on to them.
+    #[inline(always)]
+    fn go_on<S: Lanes<T>>(
+        &mut self,
+        simd: S,
+        rows: Range<usize>,
+        outputs: Range<usize>,
+        carry: &[S::A],
+        spare: &mut [S::A],
+    ) {
+        let Self { pass, schedule, t: Some(t), own, .. } = self else { return };
+        let dy = pass.dy.as_ref().map(|dy| dy.columns(*t, &outputs));
+        if pass.weights.w_hr.is_none() {
+            let out = (&mut own.d_c, &mut own.d_z);
+            return pass.gates(simd, schedule, (*t, rows), &outputs, (carry, dy), spare, out);
         }
-        let d_z = |j: usize| own.d_z.row(0, self.index(t, schedule.sequence(j)));
-        product(simd, active, d_z, w_hh, Start::Zero, scratch);
-        for (j, carry) in scratch.chunks_exact(w_hh.vectors() * S::LANES).take(active).enumerate() {
+        let mut d_r = own.d_r.columns_mut(*t, &outputs);
+        for (j, carry) in rows.zip(carry.chunks_exact(outputs.len().div_ceil(S::LANES))) {
             let n = schedule.sequence(j);
-            pointwise::store_snapped(simd, carry, own.d_h.part_mut(0, n, &outputs));
+            let dy = dy.map_or(&pass.initial.zeros[outputs.clone()], |dy| dy.row(n));
+            pointwise::sum(simd, carry, dy, d_r.row(n));
         }
+    }
+}
+
+impl<S: Lanes<T>, T: Element> Sink<S, T> for Carry<'_, '_, T> {
+    #[inline(always)]
+    fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]) {
+        let column = |vector: usize| (self.first + vector * S::LANES).min(self.pass.dims.layer.output_size);
+        let outputs = column(vectors.start)..column(vectors.end);
+        let mut d_h = self.own.d_h.columns_mut(0, &outputs);
+        for (j, product) in rows.clone().zip(product.chunks_exact_mut(vectors.len())) {
+            pointwise::hand_on(simd, product, d_h.row(self.schedule.sequence(j)));
+        }
+        let rows = rows.start..rows.end.min(self.active);
+        if !rows.is_empty() {
+            self.go_on(simd, rows, outputs, product, spare);
+        }
+    }
+}
+
+/// Makes the gradient of a projected hidden state that of the gates.
+struct Projected<'a, 'b, T> {
+    pass: &'a Pass<'a, T>,
+    schedule: &'a Schedule<'a>,
+    t: usize,
+    own: &'a mut Own<'b, T>,
+}
+
+impl<S: Lanes<T>, T: Element> Sink<S, T> for Projected<'_, '_, T> {
+    #[inline(always)]
+    fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]) {
+        let Self { pass, schedule, t, own } = self;
+        let unit = |vector: usize| (own.units.start + vector * S::LANES).min(own.units.end);
+        let units = unit(vectors.start)..unit(vectors.end);
+        let out = (&mut own.d_c, &mut own.d_z);
+        pass.gates(simd, schedule, (*t, rows), &units, (product, None), spare, out);
     }
 }

@@ -11,13 +11,13 @@ use ndarray::{ArrayViewMut1, ArrayViewMut2};
 
 use super::backward::Pass;
 use super::pack::{WIDTH, lanes};
-use super::share::{Hand, Stop};
+use super::share::Hand;
 use super::{Backward, flat};
 use crate::dims::{Dims, LayerDims};
 use crate::error::{Error, Result};
 use crate::kernel::pointwise;
-use crate::kernel::tile::{BLOCK_ROWS, Left, MOST_ROWS, Panel, Start, balanced, multiply, product};
-use crate::simd::memory::{Aligned, RowsMut, try_resize};
+use crate::kernel::tile::{BLOCK_ROWS, Left, Panel, Product, Sink, Start, balanced, multiply, product};
+use crate::simd::memory::{RowsMut, try_resize};
 use crate::simd::{Element, Lanes};
 use crate::threads::Worker;
 
@@ -31,8 +31,7 @@ impl<T: Element> Hand<T> {
         let (layer, lanes) = (&dims.layer, lanes::<T>(weights.isa));
         let chain = CHAIN.min(dims.steps * dims.batch);
         let widest = w_hh.vectors().max(w_hr.as_ref().map_or(0, Panel::vectors));
-        self.r.resize((dims.batch * widest).max(BLOCK_ROWS * w_ih.vectors()) * lanes)?;
-        self.z.resize(MOST_ROWS * widest.max(w_ih.vectors()) * lanes)?;
+        self.sums()?;
         self.left.resize(chain * layer.gate_rows().max(layer.output_size))?;
         self.right.reshape(chain, widest.max(w_ih.vectors()), WIDTH, lanes)?;
         self.hidden.resize(if w_hr.is_some() { chain * layer.hidden_size } else { 0 })?;
@@ -55,17 +54,12 @@ pub(super) fn input_gradient<S: Lanes<T>, T: Element>(
     };
     // SAFETY: a worker writes blocks of rows, or of columns, of its own, and reads none.
     let mut dx = unsafe { dx.share() };
-    let Hand { r: scratch, cells, .. } = hand;
+    let Hand { sums, cells, .. } = hand;
     let valid = pass.schedule.valid();
     let by_rows = valid >= worker.count();
     let blocks = if by_rows { 0..w_ih.blocks() } else { worker.part(w_ih.blocks()) };
     let block = if by_rows { valid.div_ceil(worker.count()).clamp(1, BLOCK_ROWS) } else { BLOCK_ROWS };
-    let columns = w_ih.columns(&blocks, pass.dims.layer.input_size);
     let right = w_ih.part(&blocks);
-    let row = right.vectors() * S::LANES;
-    if row == 0 {
-        return;
-    }
     let mut all = pass.schedule.cells(0..pass.schedule.steps());
     for turn in 0.. {
         let mut count = 0;
@@ -79,10 +73,33 @@ pub(super) fn input_gradient<S: Lanes<T>, T: Element>(
         if by_rows && turn % worker.count() != worker.index() {
             continue;
         }
-        let left = |r: usize| pass.d_z.row(0, pass.index(cells[r].0, cells[r].1));
-        product(simd, count, left, right, Start::Zero, scratch);
-        for (&(t, n), scratch) in cells[..count].iter().zip(scratch.chunks_exact(row)) {
-            dx.part_mut(t, n, &columns).copy_from_slice(&scratch[..columns.len()]);
+        let left = |r: usize| {
+            let (t, n): (usize, usize) = cells[r];
+            pass.d_z.row(t, n)
+        };
+        let (first, most) = (right.first_column(), pass.dims.layer.input_size);
+        let mut write = Write { cells: &cells[..count], first, most, dx: &mut dx };
+        product(simd, count, left, right, (Start::Zero, turn / worker.count() % 2 == 1), sums, &mut write);
+    }
+}
+
+/// Writes the inputs' gradients.
+struct Write<'a, 'b, T> {
+    /// Rows (t, n).
+    cells: &'a [(usize, usize)],
+    /// The first of the columns, and how many there are without the padding.
+    first: usize,
+    most: usize,
+    dx: &'a mut RowsMut<'b, T>,
+}
+
+impl<S: Lanes<T>, T: Element> Sink<S, T> for Write<'_, '_, T> {
+    #[inline(always)]
+    fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
+        let column = |vector: usize| (self.first + vector * S::LANES).min(self.most);
+        let columns = column(vectors.start)..column(vectors.end);
+        for (&(t, n), product) in self.cells[rows].iter().zip(product.chunks_exact(vectors.len())) {
+            pointwise::store(simd, product, self.dx.part_mut(t, n, &columns));
         }
     }
 }
@@ -165,7 +182,7 @@ impl<T: Element> Pass<'_, T> {
             let peephole = peephole.as_ref().map(|peephole| peephole.share());
             (w_ih.share(), w_hh.share(), b, peephole, w_hr.as_ref().map(|w_hr| w_hr.share()))
         };
-        let Hand { z: part, left, right, hidden, column, cells, .. } = hand;
+        let Hand { sums, left, right, hidden, column, cells, .. } = hand;
         if self.schedule.valid() == 0 {
             for row in rows.clone() {
                 w_hh.part_mut(0, row, &(0..output_size)).fill(T::ZERO);
@@ -183,9 +200,9 @@ impl<T: Element> Pass<'_, T> {
                 return;
             }
             let cells = &cells[..count];
-            let d_z = |&(t, j): &(usize, usize)| self.d_z.row(0, self.index(t, self.schedule.sequence(j)));
+            let d_z = |&(t, j): &(usize, usize)| self.d_z.row(t, self.schedule.sequence(j));
             interleave::<S, T>(cells.iter().map(|cell| &d_z(cell)[rows.clone()]), rows.len(), left);
-            let mut outer = Outer { worker, stop: &self.stop, first, left: &*left, right, part };
+            let mut outer = Outer { first, left: &*left, right, sums };
             let x = cells.iter().map(|&(t, j)| self.x.row(t, self.schedule.sequence(j)));
             outer.add(simd, rows.clone(), x, 0..input_size, &mut w_ih);
             outer.add(simd, rows.clone(), cells.iter().map(|&(t, j)| self.r_before(t, j)), 0..output_size, &mut w_hh);
@@ -219,12 +236,12 @@ impl<T: Element> Pass<'_, T> {
             if let Some(w_hr) = w_hr.as_mut().filter(|_| !units.is_empty()) {
                 for (&(t, j), h) in cells.iter().zip(hidden.chunks_exact_mut(units.len())) {
                     let n = self.schedule.sequence(j);
-                    let gates = self.gates.groups(t, n, self.dims.layer.gates, &units);
-                    pointwise::hidden_again(simd, cell, gates, &self.c.row(t, n)[units.clone()], h);
+                    let (gates, c) = (self.gates.groups(t, self.dims.layer.gates, &units), self.c.columns(t, &units));
+                    pointwise::hidden_again(simd, cell, &gates, &c, n, h);
                 }
-                let d_r = |&(t, j): &(usize, usize)| self.d_r.row(0, self.index(t, self.schedule.sequence(j)));
+                let d_r = |&(t, j): &(usize, usize)| self.d_r.row(t, self.schedule.sequence(j));
                 interleave::<S, T>(cells.iter().map(d_r), output_size, left);
-                let mut outer = Outer { worker, stop: &self.stop, first, left: &*left, right, part };
+                let mut outer = Outer { first, left: &*left, right, sums };
                 outer.add(simd, 0..output_size, hidden.chunks_exact(units.len()).take(count), units.clone(), w_hr);
             }
             first = false;
@@ -279,17 +296,14 @@ fn copy<T: Copy, const N: usize>(from: &[T], to: &mut [T]) {
     to[..N].copy_from_slice(&from[..N]);
 }
 
-/// A chain's sum of outer products, in the memory of one worker.
+/// A chain's sum of outer products.
 struct Outer<'a, T> {
-    worker: &'a Worker<'a>,
-    stop: &'a Stop<'a>,
     /// Is this the first chain, which what the sum's memory held is nothing to?
     first: bool,
     /// Of the sum's rows, as [`interleave`] makes it.
     left: &'a [T],
     right: &'a mut Panel<T>,
-    /// A tile's rows.
-    part: &'a mut Aligned<T>,
+    sums: &'a mut [T],
 }
 
 impl<T: Element> Outer<'_, T> {
@@ -306,8 +320,7 @@ impl<T: Element> Outer<'_, T> {
         if columns.is_empty() {
             return;
         }
-        let depth = right.len();
-        self.right.reuse(depth, columns.len().div_ceil(S::LANES), WIDTH);
+        self.right.reuse(right.len(), columns.len().div_ceil(S::LANES), WIDTH);
         for (first, width, numbers) in self.right.blocks_mut() {
             let some = first * S::LANES..columns.len().min((first + width) * S::LANES);
             for (row, place) in right.clone().zip(numbers.chunks_exact_mut(width * S::LANES)) {
@@ -316,21 +329,27 @@ impl<T: Element> Outer<'_, T> {
                 rest.fill(T::ZERO);
             }
         }
-        let row = self.right.vectors() * S::LANES;
-        for (first, count) in balanced(rows.len(), S::ROWS) {
-            if self.stop.before(self.worker, 0, false) {
-                return;
-            }
-            let left = Left::Interleaved(&self.left[first * depth..]);
-            multiply(simd, left, count, self.right.all(), Start::Zero, self.part);
-            for (r, part) in self.part.chunks_exact(row).take(count).enumerate() {
-                let sum = sum.part_mut(0, rows.start + first + r, &columns);
-                let part = &part[..columns.len()];
-                match self.first {
-                    true => pointwise::begin(simd, part, sum),
-                    false => pointwise::accumulate(simd, part, None, sum),
-                }
-            }
+        let (left, right) = (Left::Interleaved(self.left), self.right.all());
+        let (first, start, backwards) = (rows.start, Start::Zero, false);
+        let product = Product { left, right, first, rows: rows.len(), start, backwards };
+        multiply(simd, product, self.sums, &mut Add { first: self.first, columns, sum });
+    }
+}
+
+/// Adds a chain to the sum over all.
+struct Add<'a, 'b, T> {
+    first: bool,
+    columns: Range<usize>,
+    sum: &'a mut RowsMut<'b, T>,
+}
+
+impl<S: Lanes<T>, T: Element> Sink<S, T> for Add<'_, '_, T> {
+    #[inline(always)]
+    fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
+        let column = |vector: usize| (self.columns.start + vector * S::LANES).min(self.columns.end);
+        let columns = column(vectors.start)..column(vectors.end);
+        for (row, product) in rows.zip(product.chunks_exact(vectors.len())) {
+            pointwise::add_vectors(simd, self.first, product, self.sum.part_mut(0, row, &columns));
         }
     }
 }

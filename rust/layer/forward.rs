@@ -1,19 +1,20 @@
 //! The time loop.
 //!
-//! Time is cut into chunks whose pre-activations fit a quarter of the second-level cache. For each chunk: the input
-//! product of all its steps at once, then step by step the recurrent product, which continues the same chains, then the
-//! gates, the state and the output, then the projection.
+//! A step is one product over its input and the output of the step before, whose sums become gates, state and output while
+//! they are in the first cache. Where few sequences run, the input's weights are better read once for many steps: time
+//! is then cut into chunks whose pre-activations fit a quarter of the second-level cache, and the input product of a
+//! chunk is made at once; the steps continue its chains. A projection is a second product in each step.
 
 use std::ops::Range;
 
 use super::schedule::Schedule;
-use super::share::{Hand, Plan, Split, Stop, Workspace, steps_per_chunk};
+use super::share::{DIRECT_ROWS, Hand, Plan, Split, Stop, Workspace, cells_per_chunk};
 use super::{Control, Forward, Input, Output, StateRows, flat};
 use crate::dims::Dims;
 use crate::error::{Error, Result};
-use crate::kernel::pointwise;
-use crate::kernel::tile::{Start, product};
-use crate::simd::memory::{Rows, RowsMut, try_resize};
+use crate::kernel::pointwise::{self, specialised};
+use crate::kernel::tile::{BLOCK_ROWS, Left, Product, Sink, Start, balanced, multiply, product};
+use crate::simd::memory::{Rows, RowsMut, padded, try_resize};
 use crate::simd::{Element, Job, Lanes};
 use crate::threads::{self, Worker};
 
@@ -58,21 +59,25 @@ impl<T: Element> Forward<T> {
             c.copy_from_slice(initial.c(n));
         }
 
-        let weights = (self.w_ih.bytes() + self.w_hh.bytes(), self.w_hh.blocks());
+        let weights = (self.w.bytes(), self.w.blocks());
         let plan = Plan::new::<T>(control, &dims, &schedule, weights, 1.0);
         let hands = Workspace::hands(hands, plan.threads)?;
-        let lanes = self.b.len() / self.w_hh.vectors();
+        let lanes = self.b.len() / self.w.vectors();
         for (k, hand) in hands.iter_mut().enumerate() {
+            hand.sums()?;
             // The first may have to work alone.
             for workers in if k == 0 { [1, plan.threads] } else { [plan.threads; 2] } {
-                let (batch, blocks) = plan.most(workers, dims.batch, self.w_hh.blocks());
+                let (batch, blocks) = plan.most(workers, dims.batch, self.w.blocks());
                 let row = blocks * self.dims.gates * lanes;
-                let cells = steps_per_chunk::<T>(batch * row, schedule.steps()) * batch;
+                let cells = cells_per_chunk::<T>(row, batch, schedule.steps());
                 hand.z.grow(cells * row)?;
+                if batch >= DIRECT_ROWS {
+                    hand.left
+                        .grow(batch.min(BLOCK_ROWS) * padded::<T>(self.dims.input_size + self.dims.output_size))?;
+                }
                 if hand.cells.len() < cells {
                     try_resize(&mut hand.cells, cells, (0, 0))?;
                 }
-                hand.r.grow(self.w_hr.as_ref().map_or(0, |w_hr| batch * w_hr.vectors() * lanes))?;
             }
         }
         hidden_rows.resize(if self.w_hr.is_some() { dims.batch * hidden } else { 0 })?;
@@ -133,17 +138,18 @@ impl<T: Element> Job<T> for Share<'_, T> {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        let Self { pass, worker, hand: Hand { z, r, cells, .. } } = self;
-        let Forward { w_ih, w_hh, w_hr, b, .. } = pass.weights;
-        let (schedule, blocks) = pass.plan.share(worker, pass.schedule, w_hh.blocks());
-        let (most, most_blocks) = pass.plan.most(worker.count(), pass.dims.batch, w_hh.blocks());
-        let units = blocks.start * S::LANES..(blocks.end * S::LANES).min(pass.dims.layer.hidden_size);
+        let Self { pass, worker, hand: Hand { z, sums, left, cells, .. } } = self;
+        let Forward { w, w_hr, b, dims, .. } = pass.weights;
+        let (schedule, blocks) = pass.plan.share(worker, pass.schedule, w.blocks());
+        let (most, most_blocks) = pass.plan.most(worker.count(), pass.dims.batch, w.blocks());
+        let units = blocks.start * S::LANES..(blocks.end * S::LANES).min(dims.hidden_size);
         let outputs = match pass.plan.split {
             Split::Batch => 0..w_hr.as_ref().map_or(0, |w_hr| w_hr.blocks()),
             Split::Units => worker.part(w_hr.as_ref().map_or(0, |w_hr| w_hr.blocks())),
         };
         // SAFETY: a worker writes the rows of its own sequences, or the columns of its own units and outputs. It reads
-        // what others have written, of `y` and `h`, only behind the barrier that follows.
+        // what others have written, of `y` and `h`, only behind the barrier that follows, and of `y` other steps than
+        // the one it writes.
         let mut own = unsafe {
             Own {
                 units,
@@ -156,40 +162,46 @@ impl<T: Element> Job<T> for Share<'_, T> {
                 c_tape: pass.c_tape.as_ref().map(|c| c.share()),
             }
         };
-        let w_ih = w_ih.part(&own.blocks);
+        let w_ih = w.part(&own.blocks).rows(0..dims.input_size);
         let row = w_ih.vectors() * S::LANES;
         let steps = schedule.steps();
         // The same for all workers, as they meet.
-        let chunk = steps_per_chunk::<T>(most * most_blocks * pass.dims.layer.gates * S::LANES, steps);
-        let rounds = (0..steps).step_by(chunk);
-        for (round, first) in rounds.enumerate() {
+        let most_cells = cells_per_chunk::<T>(most_blocks * dims.gates * S::LANES, most, steps);
+        let (mut s, mut round) = (0, 0);
+        while s < steps {
             if pass.stop.before(worker, round, pass.plan.split == Split::Units) {
                 return;
             }
-            let end = steps.min(first + chunk);
-            let mut count = 0;
-            for cell in schedule.cells(first..end) {
-                cells[count] = cell;
-                count += 1;
+            round += 1;
+            if schedule.active(schedule.time(s)) >= DIRECT_ROWS {
+                pass.step(simd, (&schedule, worker), s, Given::Room(left), &mut own, sums);
+                s += 1;
+                continue;
             }
+            let (end, count) = schedule.chunk(s, most_cells, cells);
             let x = |r: usize| {
-                let (t, j) = cells[r];
+                let (t, j): (usize, usize) = cells[r];
                 pass.x.row(t, schedule.sequence(j))
             };
-            product(simd, count, x, w_ih, Start::Row(b), z);
-            let mut z = &mut z[..];
-            for s in first..end {
-                let t = schedule.time(s);
-                let active = schedule.active(t);
-                let (now, later) = z.split_at_mut(active * row);
-                pass.step(simd, (&schedule, worker), t, active, &mut own, now, r);
-                if s + 1 < steps {
-                    pass.plan.meet(worker);
-                }
+            let mut keep = Keep { z: simd.vectors_mut(z), stride: w_ih.vectors() };
+            product(simd, count, x, w_ih, (Start::Row(b), false), sums, &mut keep);
+            let mut z = &z[..];
+            while s < end {
+                let (now, later) = z.split_at(schedule.active(schedule.time(s)) * row);
+                pass.step(simd, (&schedule, worker), s, Given::Input(now), &mut own, sums);
                 z = later;
+                s += 1;
             }
         }
     }
+}
+
+/// Where a step finds its input.
+enum Given<'a, T> {
+    /// The input product.
+    Input(&'a [T]),
+    /// In the arrays themselves: room for the step's input and the output before, side by side.
+    Room(&'a mut [T]),
 }
 
 /// What a worker writes.
@@ -207,55 +219,130 @@ struct Own<'a, T> {
 }
 
 impl<T: Element> Pass<'_, T> {
-    /// One step of the sequences that run at time `t`, whose input is already in `z`.
+    /// Step `s`.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "what is there before the loop over time")]
     fn step<S: Lanes<T>>(
         &self,
         simd: S,
         (schedule, worker): (&Schedule<'_>, &Worker<'_>),
-        t: usize,
-        active: usize,
+        s: usize,
+        given: Given<'_, T>,
         own: &mut Own<'_, T>,
-        z: &mut [T],
-        r: &mut [T],
+        sums: &mut [T],
     ) {
-        let Forward { cell, w_hh, w_hr, peephole, .. } = self.weights;
-        let w_hh = w_hh.part(&own.blocks);
-        {
-            let (y, initial) = (&own.y, self.initial);
-            let before = |j: usize| {
-                let n = schedule.sequence(j);
-                schedule.before(t, j).map_or_else(|| initial.h(n), |t| y.row(t, n))
-            };
-            product(simd, active, before, w_hh, Start::Out, z);
-        }
-        let peephole = &peephole[own.blocks.start * cell.peephole_rows().count * S::LANES..];
-        for (j, z) in z.chunks_exact(w_hh.vectors() * S::LANES).enumerate() {
+        let Forward { w, w_hr, b, dims, .. } = self.weights;
+        let t = schedule.time(s);
+        let active = schedule.active(t);
+        // SAFETY: this share is read alone, at the step before: see `Own`.
+        let y = unsafe { self.y.share() };
+        let before = |j: usize| {
             let n = schedule.sequence(j);
-            let c = own.c.part_mut(0, n, &own.units);
-            let h = match w_hr {
-                None => own.y.part_mut(t, n, &own.units),
-                Some(_) => own.h.part_mut(0, n, &own.units),
-            };
-            let gates = own.gates.as_mut().map(|gates| gates.groups_mut(t, n, self.dims.layer.gates, &own.units));
-            pointwise::forward(simd, *cell, pointwise::Forward { z, peephole, c, h, gates });
-            if let Some(c_tape) = &mut own.c_tape {
-                c_tape.part_mut(t, n, &own.units).copy_from_slice(own.c.part_mut(0, n, &own.units));
+            schedule.before(t, j).map_or_else(|| self.initial.h(n), |t| y.row(t, n))
+        };
+        let w = w.part(&own.blocks);
+        // The weights that the step before read last come first.
+        let backwards = s % 2 == 1;
+        let mut gates = Gates { pass: self, schedule, t, own };
+        match given {
+            Given::Input(z) => {
+                let w_hh = w.rows(dims.input_size..dims.input_size + dims.output_size);
+                product(simd, active, before, w_hh, (Start::Rows(z), backwards), sums, &mut gates);
+            }
+            Given::Room(room) => {
+                let stride = padded::<T>(dims.input_size + dims.output_size);
+                for (first, rows) in balanced(active, BLOCK_ROWS) {
+                    for (j, row) in (first..first + rows).zip(room.chunks_exact_mut(stride)) {
+                        let (x, r) = row.split_at_mut(dims.input_size);
+                        x.copy_from_slice(self.x.row(t, schedule.sequence(j)));
+                        r[..dims.output_size].copy_from_slice(before(j));
+                    }
+                    let left = Left::Spaced(room, stride);
+                    let product = Product { left, right: w, first, rows, start: Start::Row(b), backwards };
+                    multiply(simd, product, sums, &mut gates);
+                }
             }
         }
         if let Some(w_hr) = w_hr {
             self.plan.meet(worker);
             let w_hr = w_hr.part(&own.outputs);
-            let (width, first) = (w_hr.vectors() * S::LANES, w_hr.first_column());
-            if width == 0 {
-                return;
-            }
-            product(simd, active, |j| own.h.row(0, schedule.sequence(j)), w_hr, Start::Zero, r);
-            let outputs = first..self.dims.layer.output_size.min(first + width);
-            for (j, r) in r.chunks_exact(width).take(active).enumerate() {
-                own.y.part_mut(t, schedule.sequence(j), &outputs).copy_from_slice(&r[..outputs.len()]);
-            }
+            // SAFETY: nobody writes the hidden state before the next barrier.
+            let h = unsafe { self.h.share() };
+            let left = |j: usize| h.row(0, schedule.sequence(j));
+            let most = self.dims.layer.output_size;
+            let mut outputs = Outputs { schedule, t, first: w_hr.first_column(), most, y: &mut own.y };
+            product(simd, active, left, w_hr, (Start::Zero, backwards), sums, &mut outputs);
+        }
+        if s + 1 < schedule.steps() {
+            self.plan.meet(worker);
+        }
+    }
+}
+
+/// Keeps a chunk's pre-activations.
+struct Keep<'a, A> {
+    z: &'a mut [A],
+    stride: usize,
+}
+
+impl<S: Lanes<T>, T: Element> Sink<S, T> for Keep<'_, S::A> {
+    #[inline(always)]
+    fn take(&mut self, _: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
+        for (row, product) in rows.zip(product.chunks_exact(vectors.len())) {
+            self.z[row * self.stride..][vectors.clone()].copy_from_slice(product);
+        }
+    }
+}
+
+/// Makes pre-activations gates, state and output.
+struct Gates<'a, 'b, T> {
+    pass: &'a Pass<'a, T>,
+    schedule: &'a Schedule<'a>,
+    t: usize,
+    own: &'a mut Own<'b, T>,
+}
+
+impl<S: Lanes<T>, T: Element> Sink<S, T> for Gates<'_, '_, T> {
+    #[inline(always)]
+    fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, z: &mut [S::A], spare: &mut [S::A]) {
+        let Self { pass, t, own, .. } = self;
+        let (schedule, t, count, cell) = (*self.schedule, *t, pass.dims.layer.gates, pass.weights.cell);
+        let (first, blocks) = (vectors.start / count + own.blocks.start, vectors.len() / count);
+        let units = first * S::LANES..((first + blocks) * S::LANES).min(own.units.end);
+        let peephole = &simd.vectors(&pass.weights.peephole)[first * cell.peephole_rows().count..];
+        let step = pointwise::Step {
+            c: own.c.columns_mut(0, &units),
+            h: match pass.weights.w_hr {
+                None => own.y.columns_mut(t, &units),
+                Some(_) => own.h.columns_mut(0, &units),
+            },
+            tape: match (&mut own.gates, &mut own.c_tape) {
+                (Some(gates), Some(c)) => Some((gates.groups_mut(t, count, &units), c.columns_mut(t, &units))),
+                _ => None,
+            },
+        };
+        let c = &mut spare[..rows.len() * blocks];
+        let rows = rows.map(|j| schedule.sequence(j));
+        specialised!(cell => pointwise::forward(simd, cell, (z, blocks), peephole, c, rows, step));
+    }
+}
+
+/// Writes projected outputs.
+struct Outputs<'a, 'b, T> {
+    schedule: &'a Schedule<'a>,
+    t: usize,
+    /// The first of the outputs, and how many there are without the padding.
+    first: usize,
+    most: usize,
+    y: &'a mut RowsMut<'b, T>,
+}
+
+impl<S: Lanes<T>, T: Element> Sink<S, T> for Outputs<'_, '_, T> {
+    #[inline(always)]
+    fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
+        let column = |vector: usize| (self.first + vector * S::LANES).min(self.most);
+        let columns = column(vectors.start)..column(vectors.end);
+        for (j, product) in rows.zip(product.chunks_exact(vectors.len())) {
+            pointwise::store(simd, product, self.y.part_mut(self.t, self.schedule.sequence(j), &columns));
         }
     }
 }

@@ -19,9 +19,8 @@ pub struct Forward<T> {
     pub(super) isa: InstructionSet,
     pub(super) cell: CellSpec,
     pub(super) dims: LayerDims,
-    /// Blocks of units, a vector for each gate.
-    pub(super) w_ih: Panel<T>,
-    pub(super) w_hh: Panel<T>,
+    /// W_ih and behind it W_hh: blocks of units, a vector for each gate; I + P deep.
+    pub(super) w: Panel<T>,
     /// `[block][gate][lanes]`, zeros where there is none.
     pub(super) b: Aligned<T>,
     pub(super) peephole: Aligned<T>,
@@ -59,8 +58,7 @@ impl<T: Element> Forward<T> {
             isa,
             cell,
             dims,
-            w_ih: gates.panel("w_ih", weights.w_ih, dims.gates)?,
-            w_hh: gates.panel("w_hh", weights.w_hh, dims.gates)?,
+            w: gates.panel(&[("w_ih", weights.w_ih), ("w_hh", weights.w_hh)], dims.gates)?,
             b: match b {
                 Some(b) => gates.vectors("b", b)?,
                 None => Aligned::try_zeroed(gates.count() * lanes)?,
@@ -69,7 +67,7 @@ impl<T: Element> Forward<T> {
             w_hr: match weights.w_hr {
                 Some(w_hr) => {
                     let outputs = Interleave { lanes, groups: 1, group_rows: dims.output_size };
-                    Some(outputs.panel("w_hr", w_hr, WIDTH)?)
+                    Some(outputs.panel(&[("w_hr", w_hr)], WIDTH)?)
                 }
                 None => None,
             },
@@ -161,12 +159,19 @@ impl Interleave {
         self.group_rows.div_ceil(self.lanes) * self.groups
     }
 
-    /// A panel whose depth is the matrix' columns.
-    fn panel<T: Element>(&self, name: &str, matrix: ArrayView2<'_, T>, width: usize) -> Result<Panel<T>> {
-        let mut panel = Panel::try_new(matrix.ncols(), self.count(), width, self.lanes)?;
-        let matrix = rows(name, matrix)?;
-        for (first, width, numbers) in panel.blocks_mut() {
-            self.fill(matrix, first, width, numbers);
+    /// A panel whose depth is the columns of matrices side by side.
+    fn panel<T: Element>(&self, matrices: &[(&str, ArrayView2<'_, T>)], width: usize) -> Result<Panel<T>> {
+        let depth = matrices.iter().map(|(_, matrix)| matrix.ncols()).sum();
+        let mut panel = Panel::try_new(depth, self.count(), width, self.lanes)?;
+        let mut column = 0;
+        for (name, matrix) in matrices {
+            let columns = matrix.ncols();
+            let matrix = rows(name, *matrix)?;
+            for (first, width, numbers) in panel.blocks_mut() {
+                let row = width * self.lanes;
+                self.fill(matrix, first, width, &mut numbers[column * row..][..columns * row]);
+            }
+            column += columns;
         }
         Ok(panel)
     }

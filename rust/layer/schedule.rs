@@ -118,6 +118,24 @@ impl<'a> Schedule<'a> {
         if self.reverse { Some(0).filter(|_| length > 0) } else { length.checked_sub(1) }
     }
 
+    /// The steps `(t, j)` from the `s`-th time on, whole times and at least one, as far as `most` and the room for them
+    /// go: the time behind them, and how many there are.
+    pub(crate) fn chunk(&self, s: usize, most: usize, cells: &mut [(usize, usize)]) -> (usize, usize) {
+        let (mut end, mut count) = (s, 0);
+        while end < self.steps() {
+            let t = self.time(end);
+            let active = self.active(t);
+            if end > s && count + active > most {
+                break;
+            }
+            for (j, cell) in cells[count..count + active].iter_mut().enumerate() {
+                *cell = (t, j);
+            }
+            (end, count) = (end + 1, count + active);
+        }
+        (end, count)
+    }
+
     /// The steps `(t, j)` that there are, in the order of the times `s`.
     pub(crate) fn cells(&self, s: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
         s.map(|s| self.time(s)).flat_map(|t| (0..self.active(t)).map(move |j| (t, j)))

@@ -15,7 +15,7 @@ use super::Control;
 use super::schedule::Schedule;
 use crate::dims::Dims;
 use crate::error::{Error, Result};
-use crate::kernel::tile::Panel;
+use crate::kernel::tile::{Panel, sums};
 use crate::simd::Element;
 use crate::simd::memory::{Aligned, try_resize};
 use crate::threads::{OnCaller, Worker, worthwhile};
@@ -29,8 +29,18 @@ const FULL_ROWS: usize = 6;
 /// A step of so many nanoseconds is worth a barrier, which takes 200 to 400.
 const WORTH_MEETING: f64 = 1500.0;
 
-/// How many steps a chunk of time has, where a step has so many pre-activations.
-pub(super) fn steps_per_chunk<T>(numbers: usize, steps: usize) -> usize {
+/// From so many sequences on, a step makes its input product itself: its tiles are full, so reading the input's weights
+/// at each step costs nothing, and keeping pre-activations would.
+pub(super) const DIRECT_ROWS: usize = 24;
+
+/// How many steps `(t, n)` share an input product, of which each has so many pre-activations, at most.
+pub(super) fn cells_per_chunk<T>(row: usize, batch: usize, steps: usize) -> usize {
+    let cached = CHUNK_BYTES / size_of::<T>() / row.max(1);
+    cached.max(DIRECT_ROWS.min(batch)).min(batch * steps)
+}
+
+/// How often a sweep backward asks whether to stop: between so many steps.
+pub(super) fn steps_per_round<T>(numbers: usize, steps: usize) -> usize {
     (CHUNK_BYTES / size_of::<T>() / numbers.max(1)).clamp(1, steps.max(1))
 }
 
@@ -186,10 +196,10 @@ pub struct Workspace<T> {
 /// What one worker needs.
 #[derive(Debug)]
 pub(super) struct Hand<T> {
-    /// Forward, the pre-activations of a chunk of time; backward, a part of a sum.
+    /// The sums of tiles.
+    pub(super) sums: Aligned<T>,
+    /// Forward, the pre-activations of a chunk of time.
     pub(super) z: Aligned<T>,
-    /// A step's product.
-    pub(super) r: Aligned<T>,
     /// The operands of a sum over a chain, and its columns.
     pub(super) left: Aligned<T>,
     pub(super) right: Panel<T>,
@@ -199,10 +209,17 @@ pub(super) struct Hand<T> {
     pub(super) cells: Vec<(usize, usize)>,
 }
 
+impl<T: Element> Hand<T> {
+    /// Room for the sums of tiles.
+    pub(super) fn sums(&mut self) -> Result<()> {
+        self.sums.grow(sums::<T>())
+    }
+}
+
 impl<T> Default for Hand<T> {
     fn default() -> Self {
-        let (z, r, left, hidden, column) = Default::default();
-        Self { z, r, left, right: Panel::default(), hidden, column, cells: Vec::new() }
+        let (sums, z, left, hidden, column) = Default::default();
+        Self { sums, z, left, right: Panel::default(), hidden, column, cells: Vec::new() }
     }
 }
 
@@ -217,8 +234,8 @@ impl<T> Default for Workspace<T> {
 impl<T: Element> Workspace<T> {
     /// Bytes that it keeps, roughly.
     pub fn bytes(&self) -> usize {
-        let hands = self.hands.iter().map(|Hand { z, r, left, right, hidden, column, cells }| {
-            let numbers = [z, r, left, hidden, column].iter().map(|numbers| numbers.bytes()).sum::<usize>();
+        let hands = self.hands.iter().map(|Hand { sums, z, left, right, hidden, column, cells }| {
+            let numbers = [sums, z, left, hidden, column].iter().map(|numbers| numbers.bytes()).sum::<usize>();
             numbers + right.room() + size_of_val(&cells[..])
         });
         let numbers = self.h.bytes() + self.d_z.bytes() + self.d_r.bytes() + size_of_val(&self.zeros[..]);

@@ -6,7 +6,12 @@ use super::{Lanes, isa_token, memory_as_vectors};
 
 isa_token! {
     /// AVX-512F is there.
-    Avx512, is_x86_feature_detected: "avx512f"
+    Avx512, is_x86_feature_detected: "avx512f";
+    #[inline(always)]
+    fn prefetch<P>(self, place: &P) {
+        // SAFETY: SSE is there, and a prefetch does not fail wherever it points.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(place).cast()) };
+    }
 }
 
 macro_rules! op {

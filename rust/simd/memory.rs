@@ -119,6 +119,13 @@ impl<T> DerefMut for Aligned<T> {
     }
 }
 
+/// How far apart to put the rows of a workspace: a cache line more than they need, so that the same columns of many rows do
+/// not all fall into the same places of the caches.
+pub(crate) fn padded<T>(width: usize) -> usize {
+    let line = ALIGNMENT / size_of::<T>();
+    width.next_multiple_of(line) + line
+}
+
 /// The place of row `(t, n)` of an array `(steps, batch, width)` whose last axis is contiguous.
 #[derive(Clone, Copy, Debug)]
 struct Layout {
@@ -174,17 +181,76 @@ impl<'a, T> Rows<'a, T> {
         unsafe { std::slice::from_raw_parts(self.start.offset(self.layout.offset(t, n)), self.layout.width) }
     }
 
-    /// Of each of `count` groups, side by side in row `n` of step `t`, these columns.
+    /// These columns of all rows of step `t`.
     #[inline(always)]
-    pub(crate) fn groups(&self, t: usize, n: usize, count: usize, columns: &Range<usize>) -> Groups<&'a [T]> {
-        let row = self.row(t, n);
-        let width = row.len() / count;
-        std::array::from_fn(|g| if g < count { &row[g * width..][columns.clone()] } else { &row[..0] })
+    pub(crate) fn columns(&self, t: usize, columns: &Range<usize>) -> Columns<'a, T> {
+        self.groups(t, 1, columns)
+    }
+
+    /// Of each of `count` groups, side by side in the rows of step `t`, these columns.
+    #[inline(always)]
+    pub(crate) fn groups(&self, t: usize, count: usize, columns: &Range<usize>) -> Columns<'a, T> {
+        let place = self.layout.groups(t, count, columns);
+        Columns { start: self.start.wrapping_offset(place.offset), place, array: PhantomData }
     }
 }
 
-/// A gate each; those behind the last are empty.
-pub(crate) type Groups<T> = [T; 4];
+/// The same columns of the rows of one step, in one group or several side by side: checked once, so that a row costs
+/// little.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Of the first of them.
+    offset: isize,
+    batch: usize,
+    stride: isize,
+    groups: usize,
+    /// From group to group.
+    width: usize,
+    len: usize,
+}
+
+impl Layout {
+    #[inline(always)]
+    fn groups(&self, t: usize, groups: usize, columns: &Range<usize>) -> Place {
+        let width = self.width / groups;
+        assert!(t < self.steps && columns.start <= columns.end && columns.end <= width, "columns out of bounds");
+        let offset = t as isize * self.step_stride + columns.start as isize;
+        Place { offset, batch: self.batch, stride: self.batch_stride, groups, width, len: columns.len() }
+    }
+}
+
+impl Place {
+    /// From the first of the columns to those of row `n` in a group.
+    #[inline(always)]
+    fn row(&self, n: usize, group: usize) -> isize {
+        assert!(n < self.batch && group < self.groups, "row out of bounds");
+        n as isize * self.stride + (group * self.width) as isize
+    }
+}
+
+/// Columns that are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Columns<'a, T> {
+    start: *const T,
+    place: Place,
+    array: PhantomData<&'a [T]>,
+}
+
+impl<'a, T> Columns<'a, T> {
+    /// Those of row `n`, in the first group.
+    #[inline(always)]
+    pub(crate) fn row(&self, n: usize) -> &'a [T] {
+        self.group(n, 0)
+    }
+
+    /// Those of row `n`, in one of the groups.
+    #[inline(always)]
+    pub(crate) fn group(&self, n: usize, group: usize) -> &'a [T] {
+        // SAFETY: `Layout::groups` checked the step and the columns against the borrowed array's shape, and `row` checks
+        // the rest.
+        unsafe { std::slice::from_raw_parts(self.start.offset(self.place.row(n, group)), self.place.len) }
+    }
+}
 
 /// Rows `(t, n)` of an array that is written: of each, these columns.
 ///
@@ -208,10 +274,17 @@ impl<'a, T> RowsMut<'a, T> {
         Ok(Self { start: array.as_mut_ptr(), layout, array: PhantomData })
     }
 
-    /// The rows (N, ·) or (T·N, ·) of numbers that lie side by side.
+    /// The rows (N, ·) of numbers that lie side by side.
     pub(crate) fn flat(numbers: &'a mut [T], width: usize) -> Self {
         let batch = numbers.len().checked_div(width).unwrap_or(0);
-        let layout = Layout { steps: 1, batch, width, step_stride: 0, batch_stride: width as isize };
+        Self::padded(numbers, (1, batch, width), width)
+    }
+
+    /// The rows of a workspace (T, N, ·), `stride` numbers from one to the next.
+    pub(crate) fn padded(numbers: &'a mut [T], (steps, batch, width): (usize, usize, usize), stride: usize) -> Self {
+        assert!(width <= stride && steps * batch * stride <= numbers.len(), "rows out of bounds");
+        let (step_stride, batch_stride) = ((batch * stride) as isize, stride as isize);
+        let layout = Layout { steps, batch, width, step_stride, batch_stride };
         Self { start: numbers.as_mut_ptr(), layout, array: PhantomData }
     }
 
@@ -242,17 +315,41 @@ impl<'a, T> RowsMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.offset(start), columns.len()) }
     }
 
-    /// Of each of `count` groups, side by side in row `n` of step `t`, these columns.
+    /// These columns of all rows of step `t`.
     #[inline(always)]
-    pub(crate) fn groups_mut(&mut self, t: usize, n: usize, count: usize, columns: &Range<usize>) -> Groups<&mut [T]> {
-        let width = self.layout.width / count;
-        assert!(count <= 4 && columns.start <= columns.end && columns.end <= width, "columns out of bounds");
-        let start = self.layout.offset(t, n);
-        std::array::from_fn(|g| {
-            let (at, len) = if g < count { (g * width + columns.start, columns.len()) } else { (0, 0) };
-            // SAFETY: as in `part_mut`; the groups do not overlap.
-            unsafe { std::slice::from_raw_parts_mut(self.start.offset(start + at as isize), len) }
-        })
+    pub(crate) fn columns_mut(&mut self, t: usize, columns: &Range<usize>) -> ColumnsMut<'_, T> {
+        self.groups_mut(t, 1, columns)
+    }
+
+    /// Of each of `count` groups, side by side in the rows of step `t`, these columns.
+    #[inline(always)]
+    pub(crate) fn groups_mut(&mut self, t: usize, count: usize, columns: &Range<usize>) -> ColumnsMut<'_, T> {
+        let place = self.layout.groups(t, count, columns);
+        ColumnsMut { start: self.start.wrapping_offset(place.offset), place, array: PhantomData }
+    }
+}
+
+/// Columns that are written.
+#[derive(Debug)]
+pub(crate) struct ColumnsMut<'a, T> {
+    start: *mut T,
+    place: Place,
+    array: PhantomData<&'a mut [T]>,
+}
+
+impl<T> ColumnsMut<'_, T> {
+    /// Those of row `n`, in the first group.
+    #[inline(always)]
+    pub(crate) fn row(&mut self, n: usize) -> &mut [T] {
+        self.group(n, 0)
+    }
+
+    /// Those of row `n`, in one of the groups.
+    #[inline(always)]
+    pub(crate) fn group(&mut self, n: usize, group: usize) -> &mut [T] {
+        // SAFETY: as in `Columns::group`; `self` is borrowed uniquely, so nothing else of the array is in use, but for
+        // what other shares have promised to leave alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start.offset(self.place.row(n, group)), self.place.len) }
     }
 }
 

@@ -91,6 +91,11 @@ impl Element for f64 {
 pub trait Isa: Copy + Send + Sync + 'static {
     /// Runs `f`, which is inlined, with the features of this instruction set; never inlined itself.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
+
+    /// Asks for the memory at `place` to be brought into the second-level cache; where there is no such instruction,
+    /// nothing happens.
+    #[inline(always)]
+    fn prefetch<P>(self, _place: &P) {}
 }
 
 /// An instruction set's vectors of `T`, and what can be done with them.
@@ -112,6 +117,8 @@ pub trait Lanes<T: Element>: Isa {
     fn vectors(self, memory: &[T]) -> &[Self::A];
     /// Memory as vectors; what remains at the end is left out.
     fn vectors_mut(self, memory: &mut [T]) -> &mut [Self::A];
+    /// Vectors as memory.
+    fn numbers(self, vectors: &[Self::A]) -> &[T];
     /// The first numbers of a vector, as many as `to` has room for.
     fn store_partial(self, v: Self::V, to: &mut [T]);
     /// The numbers of `from`, and zeros behind them.
@@ -173,6 +180,10 @@ macro_rules! memory_as_vectors {
             memory.as_chunks_mut().0
         }
         #[inline(always)]
+        fn numbers(self, vectors: &[Self::A]) -> &[$element] {
+            vectors.as_flattened()
+        }
+        #[inline(always)]
         fn load_partial(self, from: &[$element]) -> Self::V {
             let mut all = [0.0; $lanes];
             all[..from.len()].copy_from_slice(from);
@@ -192,7 +203,7 @@ use memory_as_vectors;
 ///
 /// Not for `Scalar`, which every CPU has.
 macro_rules! isa_token {
-    ($(#[$doc:meta])* $name:ident, $detected:ident: $($feature:tt),+) => {
+    ($(#[$doc:meta])* $name:ident, $detected:ident: $($feature:tt),+; $($prefetch:tt)*) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub(crate) struct $name(());
@@ -216,6 +227,8 @@ macro_rules! isa_token {
                 // SAFETY: `self` was made by `new`, which found the features that `run` needs.
                 unsafe { run(f) }
             }
+
+            $($prefetch)*
         }
     };
 }

@@ -6,7 +6,7 @@ use super::{Lanes, isa_token, memory_as_vectors};
 
 isa_token! {
     /// NEON is there.
-    Neon, is_aarch64_feature_detected: "neon"
+    Neon, is_aarch64_feature_detected: "neon";
 }
 
 macro_rules! op {

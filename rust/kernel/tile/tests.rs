@@ -7,11 +7,12 @@ use crate::testing::{Real, Rng, on_every_isa};
 on_every_isa! {
     tiles_are_chains_in_ascending_order,
     products_of_many_rows_are_chains,
+    deep_products_are_one_chain,
     a_chain_may_be_continued,
     a_panel_is_used_for_less,
 }
 
-/// Around the products: has to stay.
+/// Where nothing has come yet.
 const UNTOUCHED: f64 = 7.0;
 
 /// A product: `rows` by `depth` times `depth` by `vectors`, in blocks of `width`.
@@ -27,7 +28,7 @@ struct Shape {
 enum From {
     Zero,
     Row,
-    Out,
+    Rows,
 }
 
 /// Numbers to multiply.
@@ -63,7 +64,7 @@ impl<T: Real> Numbers<T> {
                 let start = match from {
                     From::Zero => T::ZERO,
                     From::Row => self.bias[column],
-                    From::Out => *out,
+                    From::Rows => *out,
                 };
                 *out = left.iter().zip(&self.right).fold(start, |sum, (left, right)| left.fma(right[column], sum));
             }
@@ -87,19 +88,61 @@ fn fill<T: Real>(panel: &mut Panel<T>, right: &[Vec<T>], lanes: usize) {
     }
 }
 
-/// Everything in a row, with numbers behind that have to stay.
-fn flat<T: Real>(rows: &[Vec<T>]) -> Vec<T> {
-    let mut flat = rows.concat();
-    flat.resize(flat.len() + 40, T::of(UNTOUCHED));
-    flat
+/// Collects a product's parts, and checks that each comes once.
+struct Collect<'a, T> {
+    out: &'a mut [Vec<T>],
+    /// The first row, and the first vector.
+    first: usize,
+    announced: std::cell::RefCell<Vec<(Range<usize>, Range<usize>)>>,
+}
+
+impl<S: Lanes<T>, T: Real> Sink<S, T> for Collect<'_, T> {
+    #[inline(always)]
+    fn expect(&self, _: S, rows: Range<usize>, vectors: Range<usize>) {
+        self.announced.borrow_mut().push((rows, vectors));
+    }
+
+    #[inline(always)]
+    fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]) {
+        assert_eq!(product.len(), rows.len() * vectors.len());
+        assert!(spare.len() >= product.len());
+        let part = (rows.clone(), vectors.clone());
+        let announced = &mut *self.announced.borrow_mut();
+        announced.swap_remove(announced.iter().position(|other| *other == part).expect("announced, and not taken yet"));
+        for (row, product) in rows.zip(product.chunks(vectors.len())) {
+            let columns = vectors.start * S::LANES..vectors.end * S::LANES;
+            for (place, &number) in self.out[row - self.first][columns].iter_mut().zip(simd.numbers(product)) {
+                assert_eq!(place.bits(), T::of(UNTOUCHED).bits(), "taken twice");
+                *place = number;
+            }
+        }
+    }
+}
+
+/// A product, collected: `run` is given the memory for sums, and the sink.
+fn collect<T: Real>(
+    shape: Shape,
+    columns: usize,
+    first: usize,
+    run: impl FnOnce(&mut [T], &mut Collect<'_, T>),
+) -> Vec<Vec<T>> {
+    let mut out = vec![vec![T::of(UNTOUCHED); columns]; shape.rows];
+    let mut memory = vec![T::of(UNTOUCHED); sums::<T>()];
+    let mut sink = Collect { out: &mut out, first, announced: Vec::new().into() };
+    run(&mut memory, &mut sink);
+    assert!(sink.announced.into_inner().is_empty(), "what is announced is taken");
+    out
 }
 
 #[track_caller]
-fn assert_chains<T: Real>(what: &dyn std::fmt::Debug, got: &[T], expected: &[Vec<T>]) {
-    let expected = flat(expected);
+fn assert_chains<T: Real>(what: &dyn std::fmt::Debug, got: &[Vec<T>], expected: &[Vec<T>]) {
     assert_eq!(got.len(), expected.len());
-    for (at, (got, expected)) in got.iter().zip(&expected).enumerate() {
-        assert_eq!(got.bits(), expected.bits(), "{what:?} in {}, number {at}: {got:?}, {expected:?}", T::NAME);
+    for (row, (got, expected)) in got.iter().zip(expected).enumerate() {
+        assert_eq!(got.len(), expected.len());
+        for (column, (got, expected)) in got.iter().zip(expected).enumerate() {
+            let at = (row, column);
+            assert_eq!(got.bits(), expected.bits(), "{what:?} in {}, at {at:?}: {got:?}, {expected:?}", T::NAME);
+        }
     }
 }
 
@@ -124,7 +167,7 @@ impl<T: Real> Job<T> for Tiles {
 }
 
 fn check<S: Lanes<T>, T: Real>(simd: S, shape: Shape) {
-    let Shape { rows, depth, .. } = shape;
+    let Shape { rows, depth, vectors, width } = shape;
     let numbers = Numbers::<T>::new(shape, S::LANES, 41);
     let panel = numbers.panel(shape, S::LANES);
     let slices: Vec<&[T]> = numbers.left.iter().map(|row| &row[..]).collect();
@@ -134,21 +177,51 @@ fn check<S: Lanes<T>, T: Real>(simd: S, shape: Shape) {
             interleaved.extend(numbers.left[first..first + count].iter().map(|row| row[k]));
         }
     }
-    for from in [From::Zero, From::Row, From::Out] {
+    let stride = depth + 3;
+    let mut spaced = vec![T::of(UNTOUCHED); rows * stride];
+    for (place, row) in spaced.chunks_exact_mut(stride).zip(&numbers.left) {
+        place[..depth].copy_from_slice(row);
+    }
+    let columns = vectors * S::LANES;
+    for from in [From::Zero, From::Row, From::Rows] {
+        let flat = numbers.out.concat();
         let start = match from {
             From::Zero => Start::Zero,
             From::Row => Start::Row(&numbers.bias),
-            From::Out => Start::Out,
+            From::Rows => Start::Rows(&flat),
         };
         let expected = numbers.chains(from);
-        for (left, name) in [(Left::Rows(&slices), "rows"), (Left::Interleaved(&interleaved), "interleaved")] {
-            let mut out = flat(&numbers.out);
-            multiply(simd, left, rows, panel.all(), start, &mut out);
-            assert_chains(&(shape, from, name), &out, &expected);
+        for backwards in [false, true] {
+            for (left, name) in [
+                (Left::Rows(&slices), "rows"),
+                (Left::Spaced(&spaced, stride), "spaced"),
+                (Left::Interleaved(&interleaved), "interleaved"),
+            ] {
+                // One call takes no more rows: `product` cuts them. Columns that are packed are not that deep.
+                if rows > BLOCK_ROWS || depth > DEPTH && name == "interleaved" {
+                    continue;
+                }
+                let product = Product { left, right: panel.all(), first: 7, rows, start, backwards };
+                let out = collect(shape, columns, 7, |sums, sink| multiply(simd, product, sums, sink));
+                assert_chains(&(shape, from, backwards, name), &out, &expected);
+            }
+            let out = collect(shape, columns, 0, |sums, sink| {
+                product(simd, rows, |r| slices[r], panel.all(), (start, backwards), sums, sink);
+            });
+            assert_chains(&(shape, from, backwards, "product"), &out, &expected);
         }
-        let mut out = flat(&numbers.out);
-        product(simd, rows, |r| slices[r], panel.all(), start, &mut out);
-        assert_chains(&(shape, from, "product"), &out, &expected);
+    }
+    // By parts, each with columns of its own.
+    let cut = panel.blocks() / 2;
+    for blocks in [0..cut, cut..panel.blocks()] {
+        let part = panel.part(&blocks);
+        assert_eq!(part.first_column(), (blocks.start * width).min(vectors) * S::LANES);
+        let own = part.first_column()..part.first_column() + part.vectors() * S::LANES;
+        let expected: Vec<Vec<T>> = numbers.chains(From::Row).iter().map(|row| row[own.clone()].to_vec()).collect();
+        let out = collect(shape, own.len(), 0, |sums, sink| {
+            product(simd, rows, |r| slices[r], part, (Start::Row(&numbers.bias), false), sums, sink);
+        });
+        assert_chains(&(shape, blocks), &out, &expected);
     }
 }
 
@@ -177,6 +250,24 @@ fn products_of_many_rows_are_chains(isa: InstructionSet) {
     <f64 as Element>::dispatch(isa, ManyRows);
 }
 
+struct Deep;
+
+impl<T: Real> Job<T> for Deep {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes<T>>(self, simd: S) {
+        for (rows, depth) in [(1, DEPTH + 1), (S::ROWS + 1, 2 * DEPTH), (BLOCK_ROWS + 1, DEPTH + 7)] {
+            check(simd, Shape { rows, depth, vectors: 9, width: 4 });
+        }
+    }
+}
+
+fn deep_products_are_one_chain(isa: InstructionSet) {
+    <f32 as Element>::dispatch(isa, Deep);
+    <f64 as Element>::dispatch(isa, Deep);
+}
+
 struct Continued;
 
 impl<T: Real> Job<T> for Continued {
@@ -184,16 +275,21 @@ impl<T: Real> Job<T> for Continued {
 
     #[inline(always)]
     fn run<S: Lanes<T>>(self, simd: S) {
-        for rows in [1, 3, 8] {
-            let shape = Shape { rows, depth: 11, vectors: 9, width: 4 };
+        for (rows, depth, cut) in [(1, 11, 4), (3, 11, 0), (8, 11, 11), (2, DEPTH + 100, 50)] {
+            let shape = Shape { rows, depth, vectors: 9, width: 4 };
             let numbers = Numbers::<T>::new(shape, S::LANES, 42);
-            let mut out = flat(&numbers.out);
-            // The first 4 numbers of each chain, then the other 7.
-            for (range, start) in [(0..4, Start::Row(&numbers.bias[..])), (4..11, Start::Out)] {
-                let mut panel = Panel::try_new(range.len(), 9, 4, S::LANES).unwrap();
-                fill(&mut panel, &numbers.right[range.clone()], S::LANES);
-                product(simd, rows, |r| &numbers.left[r][range.clone()], panel.all(), start, &mut out);
-            }
+            let panel = numbers.panel(shape, S::LANES);
+            let columns = 9 * S::LANES;
+            // The first numbers of each chain, then the others: of one panel.
+            let start = (Start::Row(&numbers.bias[..]), false);
+            let before = collect(shape, columns, 0, |sums, sink| {
+                product(simd, rows, |r| &numbers.left[r][..cut], panel.all().rows(0..cut), start, sums, sink);
+            });
+            let flat = before.concat();
+            let after = panel.all().rows(cut..depth);
+            let out = collect(shape, columns, 0, |sums, sink| {
+                product(simd, rows, |r| &numbers.left[r][cut..], after, (Start::Rows(&flat), true), sums, sink);
+            });
             assert_chains(&shape, &out, &numbers.chains(From::Row));
         }
     }
@@ -217,8 +313,10 @@ impl<T: Real> Job<T> for Less {
             let numbers = Numbers::<T>::new(shape, S::LANES, depth as u64);
             panel.reuse(depth, 6, 4);
             fill(&mut panel, &numbers.right, S::LANES);
-            let mut out = flat(&numbers.out);
-            product(simd, 4, |r| &numbers.left[r], panel.all(), Start::Zero, &mut out);
+            let start = (Start::Zero, false);
+            let out = collect(shape, 6 * S::LANES, 0, |sums, sink| {
+                product(simd, 4, |r| &numbers.left[r], panel.all(), start, sums, sink);
+            });
             assert_chains(&shape, &out, &numbers.chains(From::Zero));
         }
     }
@@ -227,6 +325,13 @@ impl<T: Real> Job<T> for Less {
 fn a_panel_is_used_for_less(isa: InstructionSet) {
     <f32 as Element>::dispatch(isa, Less);
     <f64 as Element>::dispatch(isa, Less);
+}
+
+#[test]
+#[should_panic(expected = "rows out of bounds")]
+fn a_part_has_no_more_rows_than_its_panel() {
+    let panel = Panel::<f32>::try_new(9, 6, 4, 8).unwrap();
+    panel.all().rows(4..9).rows(0..6);
 }
 
 #[test]

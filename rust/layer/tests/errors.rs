@@ -9,7 +9,7 @@ use super::cases::{Case, Data};
 use crate::cell::CellSpec;
 use crate::error::{Error, Result};
 use crate::kernel::tile::BLOCK_ROWS;
-use crate::layer::share::steps_per_chunk;
+use crate::layer::share::{cells_per_chunk, steps_per_round};
 use crate::layer::{
     Backward, Control, Forward, Gradients, Input, Output, OutputGradient, State, StateMut, Tape, TapeMut, Weights,
 };
@@ -27,12 +27,13 @@ fn a_long_call_can_be_stopped(isa: InstructionSet) {
     // that the weights' gradients sum over, and for each block of rows of dx.
     let case = Case { need_dx: false, ..Case::new(CellSpec::GERS_1999, [40, 13, 3, 37]) };
     let with_dx = Case { need_dx: true, ..case.clone() };
-    let chunks = 40usize.div_ceil(steps_per_chunk::<f64>(13 * 4 * 37, 40));
-    assert!(chunks >= 3);
+    let chunks = 40usize.div_ceil(cells_per_chunk::<f64>(4 * 37, 13, 40) / 13);
+    let rounds = 40usize.div_ceil(steps_per_round::<f64>(13 * 4 * 37, 40));
+    assert!(chunks >= 3 && rounds >= 3);
     let data = Data::<f64>::new(&case);
     let tape = forward(isa, &case, &data);
     polls(chunks, &|control| try_forward(isa, &case, &data, true, control).map(drop));
-    let sums = polls(chunks + 3, &|control| try_backward(isa, &case, &data, &tape, control).map(drop));
+    let sums = polls(rounds + 3, &|control| try_backward(isa, &case, &data, &tape, control).map(drop));
     let blocks = (40usize * 13).div_ceil(BLOCK_ROWS);
     polls(sums + blocks, &|control| try_backward(isa, &with_dx, &data, &tape, control).map(drop));
 }
