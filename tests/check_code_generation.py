@@ -24,8 +24,10 @@ TILE = re.compile(
 JUMP = re.compile(r"^j\w+\s+(?P<target>[0-9a-f]+)\b")
 FMA = re.compile(r"^vfmadd\d+p[sd]\b")
 ALLOWED = re.compile(
-    r"^(vfmadd\d+p[sd]|vbroadcasts[sd]|vpbroadcast[dq]|vmov[au]p[sd]|vmovdq[au]\w*|vmovs[sd]|vpermilps|vmovddup"
-    r"|prefetcht\d|mov|add|sub|lea|inc|dec|cmp|test|j\w+|nop\w*|data16|xchg\s+ax,ax|cs nop\w*)\b"
+    # A broadcast from a register would take the place of a product: from memory it comes with the load.
+    r"^((vbroadcasts[sd]|vpbroadcast[dq]|vmovddup)\s+[^%]*\("
+    r"|(vfmadd\d+p[sd]|vmov[au]p[sd]|vmovdq[au]\w*|prefetcht\d|mov|add|sub|lea|inc|dec|cmp|test"
+    r"|j\w+|nop\w*|data16|xchg\s+ax,ax|cs nop\w*)\b)"
 )
 STACK = {
     # %rbp is a register like others, unless the function keeps its frame in it.
@@ -94,6 +96,9 @@ def faults(loop: list[Instruction], framed: bool) -> Iterator[str]:
             yield f"{address:x}: {text}: a reference to the stack"
         elif not ALLOWED.match(text):
             yield f"{address:x}: {text}: neither a product, a broadcast, a load nor a pointer"
+    for address, text in loop[:-1]:
+        if JUMP.match(text):
+            yield f"{address:x}: {text}: a check in the loop"
 
 
 def tiles(isa: str) -> Iterator[Tile]:

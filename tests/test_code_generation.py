@@ -50,6 +50,9 @@ def test_a_clean_loop_has_no_fault():
         "vdivss %xmm0,%xmm1,%xmm2",
         "vaddps %ymm0,%ymm1,%ymm2",
         "push   %rax",
+        "vmovss (%rdi,%rax,4),%xmm3",
+        "vbroadcastss %xmm3,%ymm0",
+        "je     3c <there>",
     ],
 )
 def test_what_does_not_belong_there_is_a_fault(instruction):

@@ -41,7 +41,7 @@ impl<T> Default for Panel<T> {
 impl<T: Element> Panel<T> {
     /// Zeros, for blocks of `width` (1 to 4) vectors.
     pub(crate) fn try_new(depth: usize, vectors: usize, width: usize, lanes: usize) -> Result<Self> {
-        assert!((1..=4).contains(&width), "a tile is 1 to 4 vectors wide");
+        assert!((1..=MOST_VECTORS).contains(&width), "a tile is 1 to 4 vectors wide");
         let len = depth.saturating_mul(vectors).saturating_mul(lanes);
         let numbers = Aligned::try_zeroed(len)?;
         Ok(Self { numbers, depth, vectors, width, lanes })
@@ -185,37 +185,41 @@ pub(crate) struct Product<'a, T> {
 ///
 /// Its methods have to be `#[inline(always)]`.
 pub(crate) trait Sink<S: Lanes<T>, T: Element> {
-    /// Some vectors of some rows of the product are about to be made.
-    fn expect(&self, _simd: S, _rows: Range<usize>, _vectors: Range<usize>) {}
-    /// Takes them, row by row; vectors are counted from the first of the part. Behind them there is room for as many.
+    /// Some vectors of some rows of the product are about to be made: what they will be put together with can be fetched
+    /// meanwhile.
+    fn expect(&mut self, _simd: S, _rows: Range<usize>, _vectors: Range<usize>) {}
+    /// Takes them, row by row; vectors are counted from the first of the part. `spare` is room for as many.
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]);
 }
 
 /// R rows of a left operand, read column by column.
 trait Column<'a, T, const R: usize>: Copy {
-    /// Rows `first..first + R` of `depth` columns, of which `k` are read.
-    fn new(left: Left<'a, T>, first: usize, depth: usize, k: Range<usize>) -> Self;
+    /// Rows `first..first + R` of `depth` columns, of which `count` are read from `start` on.
+    fn new(left: Left<'a, T>, first: usize, depth: usize, start: usize, count: usize) -> Self;
     /// Column `k`.
     fn at(&self, k: usize) -> [T; R];
 }
 
 impl<'a, T: Copy, const R: usize> Column<'a, T, R> for [&'a [T]; R] {
     #[inline(always)]
-    fn new(left: Left<'a, T>, first: usize, _: usize, k: Range<usize>) -> Self {
-        // Each cut to a depth that the loop knows, so that no check remains in it.
+    fn new(left: Left<'a, T>, first: usize, _: usize, start: usize, count: usize) -> Self {
         let mut rows: [&[T]; R] = [&[]; R];
         match left {
             Left::Rows(all) => {
                 for (row, from) in rows.iter_mut().zip(&all[first..first + R]) {
-                    *row = &from[k.clone()];
+                    *row = &from[start..];
                 }
             }
             Left::Spaced(all, stride) => {
                 for (row, from) in rows.iter_mut().zip(all[first * stride..].chunks(stride)) {
-                    *row = &from[k.clone()];
+                    *row = &from[start..];
                 }
             }
             Left::Interleaved(_) => unreachable!("these are rows"),
+        }
+        for row in &mut rows {
+            // To a depth that the loop knows, so that no check remains in it.
+            *row = &row[..count];
         }
         rows
     }
@@ -231,9 +235,9 @@ impl<'a, T: Copy, const R: usize> Column<'a, T, R> for [&'a [T]; R] {
 
 impl<'a, T: Copy, const R: usize> Column<'a, T, R> for &'a [[T; R]] {
     #[inline(always)]
-    fn new(left: Left<'a, T>, first: usize, depth: usize, k: Range<usize>) -> Self {
+    fn new(left: Left<'a, T>, first: usize, depth: usize, start: usize, count: usize) -> Self {
         let Left::Interleaved(all) = left else { unreachable!("this is packed") };
-        &all[first * depth..].as_chunks().0[k]
+        &all[first * depth..].as_chunks().0[start..][..count]
     }
     #[inline(always)]
     fn at(&self, k: usize) -> [T; R] {
@@ -254,13 +258,25 @@ pub(crate) fn balanced(rows: usize, most: usize) -> impl Iterator<Item = (usize,
 /// Rows that share one pass over a panel, at most.
 pub(crate) const BLOCK_ROWS: usize = 128;
 
+/// Bytes of a left operand's rows that share one pass over a panel, at most: half of a second-level cache.
+const LEFT_BYTES: usize = 1 << 19;
+
+/// How many rows of so many columns share one pass over a panel.
+#[inline(always)]
+pub(crate) fn block_rows<T>(depth: usize) -> usize {
+    (LEFT_BYTES / size_of::<T>() / depth.max(1)).clamp(BLOCK_ROWS / 4, BLOCK_ROWS)
+}
+
 /// Columns of a left operand in one pass, at most: a block's share of the panel, and that of all the rows, stay in the
 /// second-level cache.
-const DEPTH: usize = 1024;
+pub(crate) const DEPTH: usize = 1024;
 
-/// Numbers that the sums of one block take, at most: of 128 rows by 4 vectors of 64 bytes, and as much again as a tile.
+/// Vectors of a block, at most.
+const MOST_VECTORS: usize = 4;
+
+/// Numbers that the sums of one block take, at most, and those of one tile once more, for a sink to use.
 pub(crate) const fn sums<T>() -> usize {
-    (BLOCK_ROWS + 8) * 4 * 64 / size_of::<T>()
+    (BLOCK_ROWS + 6) * MOST_VECTORS * 64 / size_of::<T>()
 }
 
 /// [`multiply`] for any number of rows, of which row `r` is `left(r)`.
@@ -280,7 +296,7 @@ pub(crate) fn product<'a, S: Lanes<T>, T: Element>(
         return multiply(simd, Product { left, right, first: 0, rows, start, backwards }, sums, sink);
     }
     let mut list: [&[T]; BLOCK_ROWS] = [&[]; BLOCK_ROWS];
-    for (first, rows) in balanced(rows, BLOCK_ROWS) {
+    for (first, rows) in balanced(rows, block_rows::<T>(right.depth)) {
         for (r, row) in list[..rows].iter_mut().enumerate() {
             *row = left(first + r);
         }
@@ -355,26 +371,28 @@ impl<'b, T: Element> Pass<'_, 'b, T> {
     fn tiles<S: Lanes<T>>(&self, simd: S, sums: &mut [S::A], sink: &mut impl Sink<S, T>) {
         let vectors = self.vector..self.vector + self.width * self.blocks;
         let (first, last) = (self.k.start == 0, self.k.end == self.product.right.depth);
+        let (sums, spare) = sums.split_at_mut(BLOCK_ROWS * MOST_VECTORS);
         for (tile, (row, count)) in balanced(self.product.rows, S::ROWS).enumerate() {
-            let rows = self.product.first + row..self.product.first + row + count;
-            if first {
-                sink.expect(simd, rows.clone(), vectors.clone());
-            }
+            let (at, size) = ((tile, row), count * vectors.len());
             // Between passes every tile has a place of its own.
             let place = if first && last { 0 } else { row * vectors.len() };
-            let (sums, spare) = sums[place..].split_at_mut(count * vectors.len());
+            let sums = &mut sums[place..][..size];
+            let rows = self.product.first + row..self.product.first + row + count;
+            if last {
+                sink.expect(simd, rows.clone(), vectors.clone());
+            }
             match (self.width, self.blocks) {
-                (4, 2) => self.tile::<S, 4, 2, 1>(simd, (tile, row), sums),
-                (3, 3) => self.tile::<S, 3, 3, 1>(simd, (tile, row), sums),
-                (2, 4) => self.tile::<S, 2, 4, 1>(simd, (tile, row), sums),
-                (1, 8) => self.tile::<S, 1, 8, 1>(simd, (tile, row), sums),
-                (4, _) => self.rows::<S, 4>(simd, (tile, row), count, sums),
-                (3, _) => self.rows::<S, 3>(simd, (tile, row), count, sums),
-                (2, _) => self.rows::<S, 2>(simd, (tile, row), count, sums),
-                _ => self.rows::<S, 1>(simd, (tile, row), count, sums),
+                (4, 2) => self.tile::<S, 4, 2, 1>(simd, at, sums),
+                (3, 3) => self.tile::<S, 3, 3, 1>(simd, at, sums),
+                (2, 4) => self.tile::<S, 2, 4, 1>(simd, at, sums),
+                (1, 8) => self.tile::<S, 1, 8, 1>(simd, at, sums),
+                (4, _) => self.rows::<S, 4>(simd, at, count, sums),
+                (3, _) => self.rows::<S, 3>(simd, at, count, sums),
+                (2, _) => self.rows::<S, 2>(simd, at, count, sums),
+                _ => self.rows::<S, 1>(simd, at, count, sums),
             }
             if last {
-                sink.take(simd, rows, vectors.clone(), sums, spare);
+                sink.take(simd, rows, vectors.clone(), sums, &mut spare[..size]);
             }
         }
     }
@@ -464,7 +482,7 @@ impl<'b, T: Element> Pass<'_, 'b, T> {
             if self.k.end < depth { Some(block(self.vector, self.k.end)) } else { self.next.map(|v| block(v, 0)) };
         let ahead = ahead.filter(|_| U == 1 && tile < C).and_then(|at| numbers.get(at + tile * count..)?.get(..count));
         let ahead = ahead.unwrap_or(&weights[0].as_flattened()[..count]);
-        let left = L::new(left, row, depth, self.k.clone());
+        let left = L::new(left, row, depth, self.k.start, count);
         for k in 0..count {
             simd.prefetch(&ahead[k]);
             let column = left.at(k);

@@ -5,7 +5,7 @@
 //! are added in ascending order. One chain over all of them would be 15 to 20 times less accurate (measured over 93,440
 //! steps), and chains of fixed places can be shared out among threads.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use ndarray::{ArrayViewMut1, ArrayViewMut2};
 
@@ -17,12 +17,14 @@ use crate::dims::{Dims, LayerDims};
 use crate::error::{Error, Result};
 use crate::kernel::pointwise;
 use crate::kernel::tile::{BLOCK_ROWS, Left, Panel, Product, Sink, Start, balanced, multiply, product};
-use crate::simd::memory::{RowsMut, try_resize};
+use crate::simd::memory::{RowsMut, prefetch, try_resize};
 use crate::simd::{Element, Lanes};
 use crate::threads::Worker;
 
 /// Indices `t·N + n` in one chain.
 const CHAIN: usize = 256;
+/// Rows of a sum that are made together, at most: what they are made of takes a quarter of a second-level cache.
+const SUM_ROWS: usize = 240;
 
 impl<T: Element> Hand<T> {
     /// Room for a pass backward.
@@ -173,7 +175,7 @@ impl<T: Element> Pass<'_, T> {
     #[inline(always)]
     pub(super) fn sum<S: Lanes<T>>(&self, simd: S, worker: &Worker<'_>, hand: &mut Hand<T>) {
         let LayerDims { input_size, hidden_size, output_size, .. } = self.dims.layer;
-        let cell = self.weights.cell;
+        let cell_spec = self.weights.cell;
         let (rows, units) = (worker.part(self.dims.layer.gate_rows()), worker.part(hidden_size));
         // SAFETY: a worker writes rows or columns of its own, and reads what it wrote.
         let (mut w_ih, mut w_hh, mut b, mut peephole, mut w_hr) = unsafe {
@@ -200,22 +202,22 @@ impl<T: Element> Pass<'_, T> {
                 return;
             }
             let cells = &cells[..count];
-            let d_z = |&(t, j): &(usize, usize)| self.d_z.row(t, self.schedule.sequence(j));
-            interleave::<S, T>(cells.iter().map(|cell| &d_z(cell)[rows.clone()]), rows.len(), left);
+            let n = |&(_, j): &(usize, usize)| self.schedule.sequence(j);
+            let d_z = Links::new(cells, |cell| &self.d_z.row(cell.0, n(cell))[rows.clone()]);
+            interleave::<S, T>(&d_z, rows.len(), left);
             let mut outer = Outer { first, left: &*left, right, sums };
-            let x = cells.iter().map(|&(t, j)| self.x.row(t, self.schedule.sequence(j)));
-            outer.add(simd, rows.clone(), x, 0..input_size, &mut w_ih);
-            outer.add(simd, rows.clone(), cells.iter().map(|&(t, j)| self.r_before(t, j)), 0..output_size, &mut w_hh);
+            outer.add(simd, rows.clone(), &Links::new(cells, |cell| self.x.row(cell.0, n(cell))), &mut w_ih);
+            outer.add(simd, rows.clone(), &Links::new(cells, |&(t, j)| self.r_before(t, j)), &mut w_hh);
             if let Some(b) = &mut b {
                 let column = &mut column[..rows.len()];
                 column.fill(T::ZERO);
-                for cell in cells {
-                    pointwise::accumulate(simd, &d_z(cell)[rows.clone()], None, column);
+                for d_z in &*d_z {
+                    pointwise::accumulate(simd, d_z, None, column);
                 }
                 pointwise::accumulate(simd, column, None, b.part_mut(0, 0, &rows));
             }
             if let Some(peephole) = &mut peephole {
-                let (gates, looks) = (cell.gate_rows(), cell.peephole_rows());
+                let (gates, looks) = (cell_spec.gate_rows(), cell_spec.peephole_rows());
                 for (gate, look, after) in
                     [(gates.i, looks.i, false), (gates.f, looks.f, false), (gates.o, looks.o, true)]
                 {
@@ -225,24 +227,25 @@ impl<T: Element> Pass<'_, T> {
                     let column = &mut column[..units.len()];
                     column.fill(T::ZERO);
                     for cell @ &(t, j) in cells {
-                        let n = self.schedule.sequence(j);
-                        let c = if after { self.c.row(t, n) } else { self.c_before(&self.schedule, t, j) };
-                        let d_z = &d_z(cell)[gate * hidden_size..][units.clone()];
+                        let c = if after { self.c.row(t, n(cell)) } else { self.c_before(&self.schedule, t, j) };
+                        let d_z = &self.d_z.row(t, n(cell))[gate * hidden_size..][units.clone()];
                         pointwise::accumulate(simd, d_z, Some(&c[units.clone()]), column);
                     }
                     pointwise::accumulate(simd, column, None, peephole.part_mut(0, look, &units));
                 }
             }
             if let Some(w_hr) = w_hr.as_mut().filter(|_| !units.is_empty()) {
-                for (&(t, j), h) in cells.iter().zip(hidden.chunks_exact_mut(units.len())) {
-                    let n = self.schedule.sequence(j);
-                    let (gates, c) = (self.gates.groups(t, self.dims.layer.gates, &units), self.c.columns(t, &units));
-                    pointwise::hidden_again(simd, cell, &gates, &c, n, h);
+                for (cell, h) in cells.iter().zip(hidden.chunks_exact_mut(units.len())) {
+                    let gates = self.gates.groups(cell.0, self.dims.layer.gates, &units);
+                    let c = self.c.columns(cell.0, &units);
+                    pointwise::hidden_again(simd, cell_spec, &gates, &c, n(cell), h);
                 }
-                let d_r = |&(t, j): &(usize, usize)| self.d_r.row(t, self.schedule.sequence(j));
-                interleave::<S, T>(cells.iter().map(d_r), output_size, left);
+                let d_r = Links::new(cells, |cell| self.d_r.row(cell.0, n(cell)));
+                interleave::<S, T>(&d_r, output_size, left);
+                let mut hidden = hidden.chunks_exact(units.len());
+                let h = Links::new(cells, |_| hidden.next().expect("a row for each"));
                 let mut outer = Outer { first, left: &*left, right, sums };
-                outer.add(simd, 0..output_size, hidden.chunks_exact(units.len()).take(count), units.clone(), w_hr);
+                outer.add_columns(simd, 0..output_size, &h, units.clone(), w_hr);
             }
             first = false;
         }
@@ -270,30 +273,57 @@ impl<T: Element> Pass<'_, T> {
     }
 }
 
+/// The rows of one operand of a chain, one for each of its steps.
+struct Links<'a, T> {
+    rows: [&'a [T]; CHAIN],
+    count: usize,
+}
+
+impl<'a, T> Links<'a, T> {
+    #[inline(always)]
+    fn new(cells: &[(usize, usize)], mut row: impl FnMut(&(usize, usize)) -> &'a [T]) -> Self {
+        let mut rows: [&[T]; CHAIN] = [&[]; CHAIN];
+        for (place, cell) in rows.iter_mut().zip(cells) {
+            *place = row(cell);
+        }
+        Self { rows, count: cells.len() }
+    }
+}
+
+impl<'a, T> Deref for Links<'a, T> {
+    type Target = [&'a [T]];
+    #[inline(always)]
+    fn deref(&self) -> &[&'a [T]] {
+        &self.rows[..self.count]
+    }
+}
+
 /// Rows of a left operand as columns of its tiles: `[k][R]` for each tile of R of the `width` columns.
+///
+/// Tile by tile: what is written lies side by side, and what is read is still in the first cache for the next tile.
 #[inline(always)]
-fn interleave<'a, S: Lanes<T>, T: Element>(rows: impl ExactSizeIterator<Item = &'a [T]>, width: usize, left: &mut [T]) {
-    let depth = rows.len();
-    for (k, row) in rows.enumerate() {
-        for (first, count) in balanced(width, S::ROWS) {
-            let (from, to) = (&row[first..], &mut left[first * depth + k * count..]);
-            // Of a length that the compiler knows: a call for so few numbers costs more than the copy.
-            match count {
-                6 => copy::<T, 6>(from, to),
-                5 => copy::<T, 5>(from, to),
-                4 => copy::<T, 4>(from, to),
-                3 => copy::<T, 3>(from, to),
-                2 => copy::<T, 2>(from, to),
-                _ => to[..count].copy_from_slice(&from[..count]),
-            }
+fn interleave<S: Lanes<T>, T: Element>(rows: &[&[T]], width: usize, left: &mut [T]) {
+    let blocks = balanced(width, SUM_ROWS);
+    for (first, count) in blocks.flat_map(|(block, rows)| balanced(rows, S::ROWS).map(move |(r, n)| (block + r, n))) {
+        let to = &mut left[first * rows.len()..][..count * rows.len()];
+        // Of a length that the compiler knows: a call for so few numbers costs more than the copy.
+        match count {
+            6 => columns::<T, 6>(rows, first, to),
+            5 => columns::<T, 5>(rows, first, to),
+            4 => columns::<T, 4>(rows, first, to),
+            3 => columns::<T, 3>(rows, first, to),
+            2 => columns::<T, 2>(rows, first, to),
+            _ => columns::<T, 1>(rows, first, to),
         }
     }
 }
 
-/// The first N numbers.
+/// Of each row N numbers, from `first` on.
 #[inline(always)]
-fn copy<T: Copy, const N: usize>(from: &[T], to: &mut [T]) {
-    to[..N].copy_from_slice(&from[..N]);
+fn columns<T: Copy, const N: usize>(rows: &[&[T]], first: usize, to: &mut [T]) {
+    for (row, to) in rows.iter().zip(to.as_chunks_mut::<N>().0) {
+        to.copy_from_slice(&row[first..first + N]);
+    }
 }
 
 /// A chain's sum of outer products.
@@ -307,32 +337,41 @@ struct Outer<'a, T> {
 }
 
 impl<T: Element> Outer<'_, T> {
-    /// `sum += left' right` in these rows and columns; `right` has a row for each step of the chain.
+    /// `sum += left' right` in these rows; `right` has a row for each step of the chain.
     #[inline(always)]
-    fn add<'a, S: Lanes<T>>(
+    fn add<S: Lanes<T>>(&mut self, simd: S, rows: Range<usize>, right: &Links<'_, T>, sum: &mut RowsMut<'_, T>) {
+        self.add_columns(simd, rows, right, 0..right[0].len(), sum);
+    }
+
+    /// The same, in these columns.
+    #[inline(always)]
+    fn add_columns<S: Lanes<T>>(
         &mut self,
         simd: S,
         rows: Range<usize>,
-        right: impl ExactSizeIterator<Item = &'a [T]> + Clone,
+        right: &Links<'_, T>,
         columns: Range<usize>,
         sum: &mut RowsMut<'_, T>,
     ) {
         if columns.is_empty() {
             return;
         }
-        self.right.reuse(right.len(), columns.len().div_ceil(S::LANES), WIDTH);
+        let depth = right.len();
+        self.right.reuse(depth, columns.len().div_ceil(S::LANES), WIDTH);
         for (first, width, numbers) in self.right.blocks_mut() {
             let some = first * S::LANES..columns.len().min((first + width) * S::LANES);
-            for (row, place) in right.clone().zip(numbers.chunks_exact_mut(width * S::LANES)) {
-                let (used, rest) = place.split_at_mut(some.len());
-                used.copy_from_slice(&row[some.clone()]);
-                rest.fill(T::ZERO);
+            for (row, place) in right.iter().zip(simd.vectors_mut(numbers).chunks_exact_mut(width)) {
+                pointwise::fetch(simd, &row[some.clone()], place);
             }
         }
-        let (left, right) = (Left::Interleaved(self.left), self.right.all());
-        let (first, start, backwards) = (rows.start, Start::Zero, false);
-        let product = Product { left, right, first, rows: rows.len(), start, backwards };
-        multiply(simd, product, self.sums, &mut Add { first: self.first, columns, sum });
+        let (right, mut backwards) = (self.right.all(), false);
+        for (block, count) in balanced(rows.len(), SUM_ROWS) {
+            let left = Left::Interleaved(&self.left[block * depth..]);
+            let (first, rows) = (rows.start + block, count);
+            let product = Product { left, right, first, rows, start: Start::Zero, backwards };
+            multiply(simd, product, self.sums, &mut Add { first: self.first, columns: columns.clone(), sum });
+            backwards = !backwards;
+        }
     }
 }
 
@@ -343,11 +382,25 @@ struct Add<'a, 'b, T> {
     sum: &'a mut RowsMut<'b, T>,
 }
 
+impl<T: Element> Add<'_, '_, T> {
+    #[inline(always)]
+    fn columns<S: Lanes<T>>(&self, vectors: &Range<usize>) -> Range<usize> {
+        let column = |vector: usize| (self.columns.start + vector * S::LANES).min(self.columns.end);
+        column(vectors.start)..column(vectors.end)
+    }
+}
+
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Add<'_, '_, T> {
+    /// The sums so far: they lie far apart, in the third cache or behind it.
+    #[inline(always)]
+    fn expect(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>) {
+        let columns = self.columns::<S>(&vectors);
+        rows.for_each(|row| prefetch(simd, self.sum.part_mut(0, row, &columns)));
+    }
+
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
-        let column = |vector: usize| (self.columns.start + vector * S::LANES).min(self.columns.end);
-        let columns = column(vectors.start)..column(vectors.end);
+        let columns = self.columns::<S>(&vectors);
         for (row, product) in rows.zip(product.chunks_exact(vectors.len())) {
             pointwise::add_vectors(simd, self.first, product, self.sum.part_mut(0, row, &columns));
         }

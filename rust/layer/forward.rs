@@ -13,7 +13,7 @@ use super::{Control, Forward, Input, Output, StateRows, flat};
 use crate::dims::Dims;
 use crate::error::{Error, Result};
 use crate::kernel::pointwise::{self, specialised};
-use crate::kernel::tile::{BLOCK_ROWS, Left, Product, Sink, Start, balanced, multiply, product};
+use crate::kernel::tile::{BLOCK_ROWS, Left, Product, Sink, Start, balanced, block_rows, multiply, product};
 use crate::simd::memory::{Rows, RowsMut, padded, try_resize};
 use crate::simd::{Element, Job, Lanes};
 use crate::threads::{self, Worker};
@@ -250,7 +250,7 @@ impl<T: Element> Pass<'_, T> {
             }
             Given::Room(room) => {
                 let stride = padded::<T>(dims.input_size + dims.output_size);
-                for (first, rows) in balanced(active, BLOCK_ROWS) {
+                for (first, rows) in balanced(active, block_rows::<T>(dims.input_size + dims.output_size)) {
                     for (j, row) in (first..first + rows).zip(room.chunks_exact_mut(stride)) {
                         let (x, r) = row.split_at_mut(dims.input_size);
                         x.copy_from_slice(self.x.row(t, schedule.sequence(j)));

@@ -8,9 +8,9 @@ isa_token! {
     /// AVX-512F is there.
     Avx512, is_x86_feature_detected: "avx512f";
     #[inline(always)]
-    fn prefetch<P>(self, place: &P) {
+    fn prefetch<P>(self, place: *const P) {
         // SAFETY: SSE is there, and a prefetch does not fail wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(place).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(place.cast()) };
     }
 }
 

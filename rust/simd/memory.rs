@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut, Range};
 use ndarray::{ArrayView3, ArrayViewMut3};
 
 use crate::error::{Error, Result};
-use crate::simd::Element;
+use crate::simd::{Element, Isa};
 
 /// A cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
@@ -124,6 +124,14 @@ impl<T> DerefMut for Aligned<T> {
 pub(crate) fn padded<T>(width: usize) -> usize {
     let line = ALIGNMENT / size_of::<T>();
     width.next_multiple_of(line) + line
+}
+
+/// Asks for some numbers, cache line by cache line, to be brought nearer.
+#[inline(always)]
+pub(crate) fn prefetch<T>(simd: impl Isa, numbers: &[T]) {
+    let line = ALIGNMENT / size_of::<T>();
+    // They need not start at a line: then the last one is in one more.
+    numbers.iter().step_by(line).chain(numbers.last()).for_each(|number| simd.prefetch(number));
 }
 
 /// The place of row `(t, n)` of an array `(steps, batch, width)` whose last axis is contiguous.

@@ -92,10 +92,10 @@ pub trait Isa: Copy + Send + Sync + 'static {
     /// Runs `f`, which is inlined, with the features of this instruction set; never inlined itself.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 
-    /// Asks for the memory at `place` to be brought into the second-level cache; where there is no such instruction,
-    /// nothing happens.
+    /// Asks for the memory at `place`, wherever that is, to be brought into the second-level cache; where there is no such
+    /// instruction, nothing happens.
     #[inline(always)]
-    fn prefetch<P>(self, _place: &P) {}
+    fn prefetch<P>(self, _place: *const P) {}
 }
 
 /// An instruction set's vectors of `T`, and what can be done with them.

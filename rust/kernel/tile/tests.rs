@@ -93,22 +93,24 @@ struct Collect<'a, T> {
     out: &'a mut [Vec<T>],
     /// The first row, and the first vector.
     first: usize,
-    announced: std::cell::RefCell<Vec<(Range<usize>, Range<usize>)>>,
+    announced: Vec<(Range<usize>, Range<usize>)>,
 }
 
 impl<S: Lanes<T>, T: Real> Sink<S, T> for Collect<'_, T> {
     #[inline(always)]
-    fn expect(&self, _: S, rows: Range<usize>, vectors: Range<usize>) {
-        self.announced.borrow_mut().push((rows, vectors));
+    fn expect(&mut self, _: S, rows: Range<usize>, vectors: Range<usize>) {
+        self.announced.push((rows, vectors));
     }
 
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]) {
         assert_eq!(product.len(), rows.len() * vectors.len());
-        assert!(spare.len() >= product.len());
+        assert_eq!(spare.len(), product.len());
+        // What is written there may not come into anything.
+        spare.iter_mut().for_each(|v| simd.store(simd.splat(T::of(f64::NAN)), v));
         let part = (rows.clone(), vectors.clone());
-        let announced = &mut *self.announced.borrow_mut();
-        announced.swap_remove(announced.iter().position(|other| *other == part).expect("announced, and not taken yet"));
+        let announced = self.announced.iter().position(|other| *other == part).expect("announced, and not taken yet");
+        self.announced.swap_remove(announced);
         for (row, product) in rows.zip(product.chunks(vectors.len())) {
             let columns = vectors.start * S::LANES..vectors.end * S::LANES;
             for (place, &number) in self.out[row - self.first][columns].iter_mut().zip(simd.numbers(product)) {
@@ -128,9 +130,9 @@ fn collect<T: Real>(
 ) -> Vec<Vec<T>> {
     let mut out = vec![vec![T::of(UNTOUCHED); columns]; shape.rows];
     let mut memory = vec![T::of(UNTOUCHED); sums::<T>()];
-    let mut sink = Collect { out: &mut out, first, announced: Vec::new().into() };
+    let mut sink = Collect { out: &mut out, first, announced: Vec::new() };
     run(&mut memory, &mut sink);
-    assert!(sink.announced.into_inner().is_empty(), "what is announced is taken");
+    assert!(sink.announced.is_empty(), "what is announced is taken");
     out
 }
 

@@ -5,7 +5,7 @@ use ndarray::{
 };
 
 use crate::cell::CellSpec;
-use crate::kernel::tile::BLOCK_ROWS;
+use crate::kernel::tile::{BLOCK_ROWS, DEPTH};
 use crate::layer::{Input, State, Weights};
 use crate::testing::{Depth, Real, Rng};
 
@@ -100,6 +100,13 @@ impl Case {
             Self { projection: Some(5), ..Self::new(CellSpec::GERS_1999, [40, 13, 2, 40]) },
             // A step alone is more than a chunk, and more rows than share a pass over a panel.
             Self::new(CellSpec::GERS_1999, [3, BLOCK_ROWS + 7, 1, 125]),
+            // Products that are too deep for one pass, forward and backward, some of whose sequences end early.
+            Self {
+                lengths: Some((0..30).map(|n| 2 - n % 3 / 2).collect()),
+                ..Self::new(peephole, [2, 30, DEPTH + 9, 5])
+            },
+            Self { projection: Some(3), ..Self::new(peephole, [2, 30, 1, DEPTH / 4 + 3]) },
+            Self { reverse: true, ..Self::new(CellSpec::GERS_1999, [2, 30, 1, DEPTH / 4 + 3]) },
         ]
     }
 
