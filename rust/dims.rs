@@ -89,6 +89,35 @@ impl LayerDims {
     }
 }
 
+/// The arrays of one step: `x_t` (N, I) and `out` (N, P), or those of one sequence without N.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepDims {
+    /// (N, P), or (P,)
+    pub out: Shape,
+    /// No axis N.
+    pub single: bool,
+}
+
+impl StepDims {
+    /// For an input of this shape.
+    pub fn new(layer: &LayerDims, batch: usize, x: &[usize]) -> Result<Self> {
+        let single = batch == 1 && *x == [layer.input_size];
+        if !single && *x != [batch, layer.input_size] {
+            return Err(Error::step_shape(batch, layer.input_size, x));
+        }
+        let width = layer.output_size;
+        Ok(Self { out: if single { Shape::new([width]) } else { Shape::new([batch, width]) }, single })
+    }
+
+    /// Checks an array to write to, or says what came in place of one.
+    pub fn check_out(&self, got: std::result::Result<&[usize], &str>) -> Result<()> {
+        match got {
+            Ok(got) if *got == *self.out => Ok(()),
+            got => Err(Error::step_out(&self.out, got)),
+        }
+    }
+}
+
 /// How the caller's arrays stand for sequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Axes {
@@ -158,6 +187,11 @@ impl Dims {
         }
     }
 
+    /// Steps of all sequences together.
+    pub const fn cells(&self) -> usize {
+        self.steps * self.batch
+    }
+
     /// The shape, as the caller has it, of an array of sequences `width` wide.
     pub fn sequence_shape(&self, width: usize) -> Shape {
         match self.axes {
@@ -170,6 +204,11 @@ impl Dims {
     /// The shape, as the caller has it, of a state `width` wide.
     pub fn state_shape(&self, width: usize) -> Shape {
         if self.axes.single { Shape::new([width]) } else { Shape::new([self.batch, width]) }
+    }
+
+    /// The shape, as the caller has it, of the states of so many layers and directions, each `width` wide.
+    pub fn stacked_shape(&self, parts: usize, width: usize) -> Shape {
+        if self.axes.single { Shape::new([parts, width]) } else { Shape::new([parts, self.batch, width]) }
     }
 
     /// Checks an array of sequences.
@@ -195,6 +234,23 @@ impl Dims {
         };
         part("h", self.layer.output_size, h)?;
         part("c", self.layer.hidden_size, c)
+    }
+
+    /// Checks a part of the states of so many layers, each in one direction or two.
+    pub fn check_stacked(
+        &self,
+        name: &str,
+        layers: usize,
+        directions: usize,
+        width: usize,
+        got: &[usize],
+    ) -> Result<()> {
+        let expected = self.stacked_shape(layers * directions, width);
+        if *expected == *got {
+            Ok(())
+        } else {
+            Err(Error::stacked_shape(name, &expected, got, layers, directions == 2))
+        }
     }
 
     /// Checks what a tape has recorded: gates (T, N, G, H), c (T, N, H).

@@ -114,6 +114,34 @@ impl Error {
     }
 
     #[cold]
+    pub(crate) fn stacked_shape(
+        name: &str,
+        expected: &[usize],
+        got: &[usize],
+        layers: usize,
+        bidirectional: bool,
+    ) -> Self {
+        let bidirectional = if bidirectional { "True" } else { "False" };
+        value(format!(
+            "{name}: expected shape {} for num_layers {layers} and bidirectional {bidirectional}, got {}",
+            Shape(expected),
+            Shape(got)
+        ))
+    }
+
+    #[cold]
+    pub(crate) fn step_shape(batch: usize, input_size: usize, got: &[usize]) -> Self {
+        let one = if batch == 1 { format!(" or ({input_size},)") } else { String::new() };
+        value(format!("x_t: expected shape ({batch}, {input_size}){one}, got {}", Shape(got)))
+    }
+
+    #[cold]
+    pub(crate) fn step_out(expected: &[usize], got: std::result::Result<&[usize], &str>) -> Self {
+        let got = got.map_or_else(str::to_string, |shape| Shape(shape).to_string());
+        value(format!("out: expected an array of shape {}, got {got}", Shape(expected)))
+    }
+
+    #[cold]
     pub(crate) fn gradients() -> Self {
         value("gradients: expected room for one gradient of each weight, shaped as it is, and for no other".into())
     }

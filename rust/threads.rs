@@ -13,7 +13,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::{self, Thread};
+use std::thread::{self, Thread, ThreadId};
 use std::time::{Duration, Instant};
 
 /// How long a worker spins before it yields, and again before it parks: waking a thread costs about as much.
@@ -61,20 +61,23 @@ impl Worker<'_> {
     }
 }
 
-/// Something that only worker 0 may use, as it belongs to the caller's thread.
-pub(crate) struct OnCaller<T>(T);
+/// Something that belongs to the caller's thread.
+pub(crate) struct OnCaller<T> {
+    value: T,
+    thread: ThreadId,
+}
 
-// SAFETY: `get` hands it out only to worker 0, which runs on the thread that made the region.
+// SAFETY: `get` hands it out only on the thread that made it.
 unsafe impl<T> Sync for OnCaller<T> {}
 
 impl<T> OnCaller<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self(value)
+        Self { value, thread: thread::current().id() }
     }
 
-    /// For worker 0.
-    pub(crate) fn get(&self, worker: &Worker<'_>) -> Option<&T> {
-        (worker.index == 0).then_some(&self.0)
+    /// On the thread that made it.
+    pub(crate) fn get(&self) -> Option<&T> {
+        (self.thread == thread::current().id()).then_some(&self.value)
     }
 }
 
@@ -157,9 +160,10 @@ fn cores() -> usize {
 
 /// A call that is shared out. It lives on the caller's stack until `running` is 0.
 struct Region<'a> {
-    job: &'a (dyn Fn(&Worker<'_>) + Sync),
-    count: usize,
-    barrier: Barrier,
+    job: &'a (dyn Fn(usize, &Worker<'_>) + Sync),
+    /// How many workers each group has. The caller is the first of the first.
+    counts: [usize; 2],
+    barriers: [Barrier; 2],
     /// Workers besides the caller that have not finished.
     running: Line<AtomicUsize>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -167,12 +171,14 @@ struct Region<'a> {
 
 impl Region<'_> {
     fn work(&self, index: usize) {
-        let worker = Worker { index, count: self.count, barrier: Some(&self.barrier) };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.job)(&worker))) {
+        let (group, index) = if index < self.counts[0] { (0, index) } else { (1, index - self.counts[0]) };
+        let barrier = Some(&self.barriers[group]);
+        let worker = Worker { index, count: self.counts[group], barrier };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.job)(group, &worker))) {
             if !panic.is::<Bystander>() {
                 self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
             }
-            self.barrier.broken.store(true, Ordering::Relaxed);
+            self.barriers[group].broken.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -309,36 +315,51 @@ pub(crate) fn worthwhile(threads: usize, estimate: Duration) -> usize {
 /// # Panics
 /// With the panic of a worker, when all have finished.
 pub(crate) fn share<H: Send>(hands: &mut [H], job: impl Fn(&Worker<'_>, &mut H) + Sync) {
-    let alone = |hands: &mut [H]| job(&Worker { index: 0, count: 1, barrier: None }, &mut hands[0]);
-    if hands.len() <= 1 {
+    share_pair([hands, &mut []], |_, worker, hand| job(worker, hand));
+}
+
+/// The same for two groups side by side, which do not meet each other; `job` is told the group. The second may be empty.
+///
+/// # Panics
+/// With the panic of a worker, when all have finished.
+pub(crate) fn share_pair<H: Send>(mut hands: [&mut [H]; 2], job: impl Fn(usize, &Worker<'_>, &mut H) + Sync) {
+    let alone = |hands: [&mut [H]; 2]| {
+        for (group, hands) in hands.into_iter().enumerate() {
+            if let Some(hand) = hands.first_mut() {
+                job(group, &Worker { index: 0, count: 1, barrier: None }, hand);
+            }
+        }
+    };
+    let counts = [hands[0].len(), hands[1].len()];
+    let others = counts[0] + counts[1] - 1;
+    if others == 0 {
         return alone(hands);
     }
-    let Some(members) = team().members(hands.len() - 1) else {
+    let Some(members) = team().members(others) else {
         return alone(hands);
     };
-    let Some(others) = members.get(..hands.len() - 1) else {
+    let Some(members_asked) = members.get(..others) else {
         return alone(hands);
     };
-    let start = OneEach(hands.as_mut_ptr());
-    let job = |worker: &Worker<'_>| {
-        // SAFETY: there are at least as many hands as workers, and each worker has an index of its own.
-        let hand = unsafe { &mut *start.at(worker.index) };
-        job(worker, hand);
+    let starts = hands.each_mut().map(|hands| OneEach(hands.as_mut_ptr()));
+    let job = |group: usize, worker: &Worker<'_>| {
+        // SAFETY: a group has as many hands as workers, and each worker has an index of its own in it.
+        let hand = unsafe { &mut *starts[group].at(worker.index) };
+        job(group, worker, hand);
     };
-    let count = hands.len();
     let region = Region {
         job: &job,
-        count,
-        barrier: Barrier::new(),
-        running: Line(AtomicUsize::new(count - 1)),
+        counts,
+        barriers: [Barrier::new(), Barrier::new()],
+        running: Line(AtomicUsize::new(others)),
         panic: Mutex::new(None),
     };
-    for member in others {
+    for member in members_asked {
         member.give(&region);
     }
     region.work(0);
     // `region` must not go before the others have left it: nothing between here and there can return or panic.
-    until(|| region.running.0.load(Ordering::Acquire) == 0, Duration::MAX, count);
+    until(|| region.running.0.load(Ordering::Acquire) == 0, Duration::MAX, others + 1);
     drop(members);
     if let Some(panic) = region.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
         resume_unwind(panic);
@@ -386,6 +407,44 @@ pub(crate) mod tests {
                 }
             });
             assert_eq!(hands, vec![count * 199 * 200 / 2; count]);
+        }
+    }
+
+    #[test]
+    fn threads_share_two_groups_side_by_side() {
+        let _turn = turn();
+        for counts in [[1, 1], [1, 3], [3, 2], [2, 0]] {
+            let (mut first, mut second) = (vec![0; counts[0]], vec![0; counts[1]]);
+            let met = [AtomicUsize::new(0), AtomicUsize::new(0)];
+            share_pair([&mut first, &mut second], |group, worker, hand| {
+                assert_eq!(worker.count(), counts[group]);
+                // Only the own group is waited for: the other may meet more often.
+                for _ in 0..50 * (group + 1) {
+                    met[group].fetch_add(1, Ordering::Relaxed);
+                    worker.wait();
+                    assert_eq!(met[group].load(Ordering::Relaxed) % counts[group], 0);
+                    worker.wait();
+                }
+                *hand = 10 * group + worker.index() + 1;
+            });
+            assert_eq!(first, (1..=counts[0]).collect::<Vec<_>>());
+            assert_eq!(second, (11..11 + counts[1]).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn threads_survive_a_panic_in_either_group() {
+        let _turn = turn();
+        for culprit in 0..2 {
+            let raised = catch_unwind(AssertUnwindSafe(|| {
+                share_pair([&mut [(); 2], &mut [(); 2]], |group, worker, ()| {
+                    if group == culprit && worker.index() == 1 {
+                        resume_unwind(Box::new("culprit"));
+                    }
+                    worker.wait();
+                });
+            }));
+            assert_eq!(raised.unwrap_err().downcast_ref(), Some(&"culprit"));
         }
     }
 

@@ -295,8 +295,8 @@ def digest(cell, dtype):
     return whole.hexdigest()[:16]
 
 
-# Computed by version 0.1.0 on an Intel Emerald Rapids, where scalar, AVX2 and AVX-512 agreed. They change only if the arithmetic
-# does, and then for everybody: that is for a CHANGELOG to say.
+# Computed by version 0.1.0 on an Intel Emerald Rapids, where scalar, AVX2 and AVX-512 agreed. They change only if the
+# arithmetic does, and then for everybody: that is for a CHANGELOG to say.
 KNOWN = {
     "gers_1999": ("1c509b66a677e51d", "e68cfb6c20b455b7"),
     "hochreiter_1997": ("7e6a40686215f5e0", "90162fb4726073ce"),

@@ -1,6 +1,6 @@
 """Types of the compiled module. What its parts do is told by the parts themselves: `help(lstm_rs._core)`."""
 
-from typing import Any, Literal, TypeAlias, final, overload
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +14,16 @@ _Lengths: TypeAlias = np.ndarray[Any, np.dtype[np.int64]] | None
 __all__ = [
     "Backward",
     "Forward",
+    "Layers",
+    "Stream",
     "__version__",
     "available_isas",
     "backward",
+    "backward_both",
     "check_cell",
     "fma_peak",
     "forward",
+    "forward_both",
     "get_num_threads",
     "isa",
     "read_bandwidth",
@@ -54,19 +58,24 @@ class Backward:
         w_hr: npt.ArrayLike | None = None,
     ) -> Backward: ...
 
-# (y, h, c, gates, c of the tape)
-@overload
-def forward(
-    weights: Forward,
-    x: npt.ArrayLike,
-    state: _State,
-    lengths: _Lengths,
-    reverse: bool,
-    batch_first: bool,
-    tape: Literal[True],
-    out: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
-@overload
+@final
+class Layers:
+    def __new__(cls, parts: list[Forward], directions: int, batch_first: bool) -> Layers: ...
+    def forward(
+        self, x: npt.ArrayLike, state: _State = None, lengths: _Lengths = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+@final
+class Stream:
+    def __new__(cls, layers: Layers, batch_size: int) -> Stream: ...
+    def step(self, x_t: npt.ArrayLike, out: np.ndarray | None = None) -> np.ndarray: ...
+    def state(self) -> tuple[np.ndarray, np.ndarray]: ...
+    def set_state(self, state: tuple[npt.ArrayLike, npt.ArrayLike]) -> None: ...
+
+# (y, h, c, gates, c of the tape), the last two None without a tape
+_Forwarded: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any]
+_ForwardArguments: TypeAlias = tuple[Forward, npt.ArrayLike, _State, _Lengths, bool, bool, bool, np.ndarray | None]
+
 def forward(
     weights: Forward,
     x: npt.ArrayLike,
@@ -76,9 +85,35 @@ def forward(
     batch_first: bool,
     tape: bool,
     out: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]: ...
+) -> _Forwarded: ...
+def forward_both(first: _ForwardArguments, second: _ForwardArguments) -> tuple[_Forwarded, _Forwarded]: ...
 
 # (dx, d_w_ih, d_w_hh, d_b, d_peephole, d_w_hr, d_h, d_c)
+_Backwarded: TypeAlias = tuple[
+    np.ndarray | None,
+    np.ndarray,
+    np.ndarray,
+    np.ndarray | None,
+    np.ndarray | None,
+    np.ndarray | None,
+    np.ndarray,
+    np.ndarray,
+]
+_BackwardArguments: TypeAlias = tuple[
+    Backward,
+    npt.ArrayLike,
+    _State,
+    _Lengths,
+    bool,
+    bool,
+    npt.ArrayLike,
+    npt.ArrayLike,
+    npt.ArrayLike,
+    npt.ArrayLike | None,
+    _State,
+    bool,
+]
+
 def backward(
     weights: Backward,
     x: npt.ArrayLike,
@@ -92,16 +127,8 @@ def backward(
     dy: npt.ArrayLike | None,
     dstate: _State,
     need_dx: bool,
-) -> tuple[
-    np.ndarray | None,
-    np.ndarray,
-    np.ndarray,
-    np.ndarray | None,
-    np.ndarray | None,
-    np.ndarray | None,
-    np.ndarray,
-    np.ndarray,
-]: ...
+) -> _Backwarded: ...
+def backward_both(first: _BackwardArguments, second: _BackwardArguments) -> tuple[_Backwarded, _Backwarded]: ...
 def check_cell(cell: CellSpec) -> None: ...
 def available_isas() -> list[str]: ...
 def isa() -> str: ...

@@ -121,8 +121,8 @@ class Snapshot:
             name: given[name] if name in given else shared[name] for name in layout.shapes
         }
         self.weights: list[Weights] = []
-        self.forward: list[Any] = []
-        self._backward: list[Any] = []
+        self.forward: list[_core.Forward] = []
+        self._backward: list[_core.Backward | None] = []
         for k, names in enumerate(layout.parts):
             if like is not None and not any(name in given for name in names):
                 self.weights.append(like.weights[k])
@@ -132,13 +132,15 @@ class Snapshot:
                 self.weights.append(Weights._make(None if name is None else self.arrays[name] for name in names))
                 self.forward.append(_core.Forward(layout.cell, *self.weights[k]))
                 self._backward.append(None)
+        self.layers = _core.Layers(self.forward, layout.directions, layout.batch_first)
 
-    def backward(self, k: int) -> Any:
+    def backward(self, k: int) -> _core.Backward:
         """The weights of part `k` as a pass backward reads them: packed when first needed."""
-        if self._backward[k] is None:
+        packed = self._backward[k]
+        if packed is None:
             # Two threads may both come here: they make the same pack.
-            self._backward[k] = _core.Backward(self.layout.cell, *self.weights[k])
-        return self._backward[k]
+            packed = self._backward[k] = _core.Backward(self.layout.cell, *self.weights[k])
+        return packed
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -91,23 +91,10 @@ class Dropout(NamedTuple):
         return np.asarray(kept.astype(dtype) / dtype.type(1.0 - self.probability))
 
 
-def forward(snapshot: Snapshot, x: npt.ArrayLike, state: StateLike, lengths: Lengths) -> tuple[np.ndarray, State]:
-    """Run all layers and directions."""
-    y, end, _, _ = _forward(snapshot, x, state, lengths, None)
-    return y, end
-
-
 def forward_train(
     snapshot: Snapshot, x: npt.ArrayLike, state: StateLike, lengths: Lengths, dropout: Dropout
 ) -> tuple[np.ndarray, State, LSTMTape]:
     """Run all layers and directions, with dropout between layers, and record them."""
-    y, end, tapes, masks = _forward(snapshot, x, state, lengths, dropout)
-    return y, end, LSTMTape(tuple(tapes), tuple(masks), snapshot)
-
-
-def _forward(
-    snapshot: Snapshot, x: npt.ArrayLike, state: StateLike, lengths: Lengths, training: Dropout | None
-) -> tuple[np.ndarray, State, list[Tape], list[np.ndarray | None]]:
     layout = snapshot.layout
     directions, output = layout.directions, layout.output_size
     y = x if isinstance(x, np.ndarray) else np.asarray(x)
@@ -118,38 +105,39 @@ def _forward(
     ends: list[tuple[np.ndarray, np.ndarray]] = []
     for k in range(layout.num_layers):
         x = y
+        parts = range(k * directions, (k + 1) * directions)
         sides: Sequence[np.ndarray | None] = (None,)
         if directions == 2:
             # Both directions write into one array, side by side. The pass refuses an x of another rank.
             y = np.zeros((*x.shape[:-1], 2 * output) if x.ndim in (2, 3) else 0, dtype=layout.dtype)
             sides = (y[..., :output], y[..., output:])
-        for d, side in enumerate(sides):
-            part, reverse, train = k * directions + d, d == 1, training is not None
-            out, h, c, gates, c_tape = _core.forward(
-                snapshot.forward[part], x, states[part], lengths, reverse, layout.batch_first, train, side
-            )
+        asked = [
+            (snapshot.forward[part], x, states[part], lengths, d == 1, layout.batch_first, True, sides[d])
+            for d, part in enumerate(parts)
+        ]
+        answers = (_core.forward(*asked[0]),) if directions == 1 else _core.forward_both(*asked)
+        for d, (part, (out, h, c, gates, c_tape)) in enumerate(zip(parts, answers, strict=True)):
             ends.append((h, c))
-            if side is None:
-                y = out
-            if train:
-                tapes.append(
-                    Tape(
-                        gates=gates,
-                        c=c_tape,
-                        x=x,
-                        y=out,
-                        weights=snapshot.weights[part],
-                        state=states[part],
-                        cell=layout.cell,
-                        lengths=lengths,
-                        reverse=reverse,
-                        batch_first=layout.batch_first,
-                    )
+            tapes.append(
+                Tape(
+                    gates=gates,
+                    c=c_tape,
+                    x=x,
+                    y=out,
+                    weights=snapshot.weights[part],
+                    state=states[part],
+                    cell=layout.cell,
+                    lengths=lengths,
+                    reverse=d == 1,
+                    batch_first=layout.batch_first,
                 )
+            )
+        if directions == 1:
+            y = answers[0][0]
         if k < layout.num_layers - 1:
-            masks.append(None if training is None else training.mask(y.shape, layout.dtype))
+            masks.append(dropout.mask(y.shape, layout.dtype))
             y = y if masks[-1] is None else y * masks[-1]
-    return y, _join(ends), tapes, masks
+    return y, _join(ends), LSTMTape(tuple(tapes), tuple(masks), snapshot)
 
 
 def backward(
@@ -168,26 +156,29 @@ def backward(
     weights: dict[str, Any] = {}
     starts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for k in reversed(range(layout.num_layers)):
-        dx: np.ndarray | None = None
-        for d in range(directions):
-            part = k * directions + d
-            record = tape.layers[part]
-            snapshot = tape._snapshot
-            packed = _core.Backward(record.cell, *record.weights) if snapshot is None else snapshot.backward(part)
-            part_dx, *part_weights, h, c = _core.backward(
-                packed,
-                record.x,
-                record.state,
-                record.lengths,
-                record.reverse,
-                record.batch_first,
-                record.y,
-                record.gates,
-                record.c,
-                None if d_out is None else d_out[..., d * output : (d + 1) * output],
-                dstates[part],
-                need_dx or k > 0,
+        parts = range(k * directions, (k + 1) * directions)
+        asked = []
+        for d, part in enumerate(parts):
+            record, snapshot = tape.layers[part], tape._snapshot
+            asked.append(
+                (
+                    _core.Backward(record.cell, *record.weights) if snapshot is None else snapshot.backward(part),
+                    record.x,
+                    record.state,
+                    record.lengths,
+                    record.reverse,
+                    record.batch_first,
+                    record.y,
+                    record.gates,
+                    record.c,
+                    None if d_out is None else d_out[..., d * output : (d + 1) * output],
+                    dstates[part],
+                    need_dx or k > 0,
+                )
             )
+        answers = (_core.backward(*asked[0]),) if directions == 1 else _core.backward_both(*asked)
+        dx: np.ndarray | None = None
+        for part, (part_dx, *part_weights, h, c) in zip(parts, answers, strict=True):
             starts[part] = (h, c)
             weights |= {n: g for n, g in zip(layout.parts[part], part_weights, strict=True) if n is not None}
             dx = part_dx if dx is None or part_dx is None else np.add(dx, part_dx, out=dx)

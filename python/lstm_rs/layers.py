@@ -19,7 +19,7 @@ from lstm_rs._parameters import LayerWeights, Layout, Store
 from lstm_rs._passes import LSTMGradients, LSTMTape
 from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
-from lstm_rs.functional import Lengths, State, StateLike
+from lstm_rs.functional import Lengths, State, StateLike, as_lengths
 
 
 class LSTM:
@@ -186,7 +186,10 @@ class LSTM:
         >>> y.shape, state.h.shape
         ((5, 8), (1, 8))
         """
-        return _passes.forward(self._store.snapshot, x, state, lengths)
+        if lengths is not None:
+            lengths = as_lengths(lengths)
+        y, h, c = self._store.snapshot.layers.forward(x, state, lengths)
+        return y, State(h, c)
 
     def forward_train(
         self,

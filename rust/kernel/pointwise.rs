@@ -160,7 +160,10 @@ pub(crate) fn forward<S: Lanes<T>, T: Element>(
     mut step: Step<'_, T>,
 ) {
     let (gates, looks) = (cell.gate_rows(), cell.peephole_rows());
-    for ((row, z), c) in rows.clone().zip(z.chunks_exact_mut(blocks * gates.count)).zip(c.chunks_exact_mut(blocks)) {
+    // By indices: to divide memory into chunks takes longer than a short step can wait for.
+    let width = blocks * gates.count;
+    for (k, row) in rows.clone().enumerate() {
+        let (z, c) = (&mut z[k * width..][..width], &mut c[k * blocks..][..blocks]);
         let before = &*step.c.row(row);
         for_each_vector!(S, before.len(), at => {
             let block = at / S::LANES;
@@ -181,7 +184,8 @@ pub(crate) fn forward<S: Lanes<T>, T: Element>(
             gate(simd, z, gates.o, (peephole, looks.o), new);
         });
     }
-    for ((row, z), c) in rows.zip(z.chunks_exact(blocks * gates.count)).zip(c.chunks_exact(blocks)) {
+    for (k, row) in rows.enumerate() {
+        let (z, c) = (&z[k * width..][..width], &c[k * blocks..][..blocks]);
         store(simd, c, step.c.row(row));
         let h = step.h.row(row);
         for_each_vector!(S, h.len(), at => {
@@ -231,14 +235,14 @@ pub(crate) fn backward<'a, S: Lanes<T>, T: Element>(
 ) {
     let (gates, looks) = (cell.gate_rows(), cell.peephole_rows());
     let one = simd.splat(T::ONE);
-    for ((row, _), a) in rows.clone().zip(a.chunks_exact_mut(blocks)) {
-        let c = step.c.row(row);
-        for_each_vector!(S, c.len(), at => {
-            let c = get::<S, T, WHOLE>(simd, c, at);
-            simd.store(activate::<S, T>(simd, cell.output_activation, c), &mut a[at / S::LANES]);
-        });
+    for (k, (row, _)) in rows.clone().enumerate() {
+        fetch(simd, step.c.row(row), &mut a[k * blocks..]);
     }
-    for (((row, before), d_h), a) in rows.zip(d_h.chunks_exact(blocks)).zip(a.chunks_exact(blocks)) {
+    for a in &mut *a {
+        simd.store(activate::<S, T>(simd, cell.output_activation, simd.load(a)), a);
+    }
+    for (k, (row, before)) in rows.enumerate() {
+        let (d_h, a) = (&d_h[k * blocks..][..blocks], &a[k * blocks..][..blocks]);
         for_each_vector!(S, before.len(), at => {
             let block = at / S::LANES;
             let peephole = &peephole[block * looks.count..];

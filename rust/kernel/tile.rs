@@ -250,8 +250,15 @@ impl<'a, T: Copy, const R: usize> Column<'a, T, R> for &'a [[T; R]] {
 /// Each tile streams the panel once, so 4 rows at most 3 at a time are 2 + 2 and not 3 + 1.
 #[inline(always)]
 pub(crate) fn balanced(rows: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let tiles = rows.div_ceil(most);
-    let (base, larger) = rows.checked_div(tiles).map_or((0, 0), |base| (base, rows % tiles));
+    // Divisions take longer than a short step can wait for.
+    let (tiles, base, larger) = match rows {
+        0 => (0, 0, 0),
+        _ if rows <= most => (1, rows, 0),
+        _ => {
+            let tiles = rows.div_ceil(most);
+            (tiles, rows / tiles, rows % tiles)
+        }
+    };
     (0..tiles).map(move |tile| (tile * base + tile.min(larger), base + usize::from(tile < larger)))
 }
 
@@ -274,9 +281,15 @@ pub(crate) const DEPTH: usize = 1024;
 /// Vectors of a block, at most.
 const MOST_VECTORS: usize = 4;
 
-/// Numbers that the sums of one block take, at most, and those of one tile once more, for a sink to use.
+/// How many blocks one row takes at a time, by their width: 8 chains, or 9.
+const SEVERAL: [usize; MOST_VECTORS] = [8, 4, 3, 2];
+
+/// Groups of so many blocks of one row that wait for their sink, at most.
+const WAITING: usize = 16;
+
+/// Numbers that the sums of one block take, at most, and what a sink uses besides.
 pub(crate) const fn sums<T>() -> usize {
-    (BLOCK_ROWS + 6) * MOST_VECTORS * 64 / size_of::<T>()
+    (BLOCK_ROWS * MOST_VECTORS + 9 * WAITING) * 64 / size_of::<T>()
 }
 
 /// [`multiply`] for any number of rows, of which row `r` is `left(r)`.
@@ -330,23 +343,55 @@ fn blocks<S: Lanes<T>, T: Element>(simd: S, product: &Product<'_, T>, sums: &mut
     let Part { panel, vectors, depth, .. } = product.right;
     let width = panel.width;
     // One row takes several blocks at a time, and what remains of them one by one; the panel's last may be narrower.
-    let several = match (product.rows, product.left) {
-        (1, Left::Rows(_) | Left::Spaced(..)) => [8, 4, 3, 2][width - 1],
-        _ => 1,
+    let one_row = product.rows == 1 && !matches!(product.left, Left::Interleaved(_));
+    let several = if one_row { SEVERAL[width - 1] } else { 1 };
+    // By constants: see `balanced`.
+    let (groups, whole) = match (width, one_row) {
+        (4, true) => (vectors / 8, vectors / 4),
+        (3, true) => (vectors / 9, vectors / 3),
+        (2, true) => (vectors / 8, vectors / 2),
+        (_, true) => (vectors / 8, vectors),
+        (4, _) => (vectors / 4, vectors / 4),
+        (3, _) => (vectors / 3, vectors / 3),
+        (2, _) => (vectors / 2, vectors / 2),
+        _ => (vectors, vectors),
     };
-    let (whole, narrow) = (vectors / width, vectors % width);
-    let (groups, single) = (whole / several, whole % several);
-    let count = groups + single + usize::from(narrow > 0);
-    // The first block, and how many, of the n-th group.
+    let single = whole - groups * several;
+    let count = groups + single + usize::from(whole * width < vectors);
+    // The first block of the n-th group, and how many it has.
     let group = |n: usize| if n < groups { (n * several, several) } else { (groups * several + n - groups, 1) };
-    for n in 0..count {
-        let (this, next) = if product.backwards { (count - 1 - n, count.wrapping_sub(2 + n)) } else { (n, n + 1) };
-        let (block, blocks) = group(this);
-        let width = if block < whole { width } else { narrow };
-        let next = (next < count).then(|| group(next).0 * panel.width);
-        for (start, count) in balanced(depth.max(1), DEPTH) {
-            let k = start..(start + count).min(depth);
-            Pass { product, vector: block * panel.width, next, width, blocks, k }.tiles(simd, sums, sink);
+    let vector = |n: usize| if n < count { group(n).0 * width } else { vectors };
+    // One row waits for its sink until there are so many vectors that their operations hide each other's latency.
+    let together = if one_row { WAITING } else { 1 };
+    let (sums, spare) = sums.split_at_mut(BLOCK_ROWS * MOST_VECTORS);
+    let mut first = 0;
+    while first < count {
+        let some = first..count.min(first + together);
+        first = some.end;
+        // In this order, or from the other end.
+        let turn = |n: usize| if product.backwards { count - 1 - n } else { n };
+        let ends = [turn(some.start), turn(some.end - 1)];
+        let waiting = vector(ends[0].min(ends[1]))..vector(ends[0].max(ends[1]) + 1);
+        for n in some {
+            let (block, blocks) = group(turn(n));
+            let start = block * width;
+            let width = if block < whole { width } else { vectors - start };
+            let next = (n + 1 < count).then(|| vector(turn(n + 1)));
+            let vectors = start..start + width * blocks;
+            let place = vectors.start - waiting.start;
+            let mut pass = Pass { product, vectors, next, width, blocks, k: 0..depth };
+            for (start, count) in balanced(depth.max(1), DEPTH) {
+                pass.k = start..(start + count).min(depth);
+                if one_row {
+                    pass.tile_of(simd, (0, 0), 1, &mut sums[place..][..pass.vectors.len()]);
+                } else {
+                    pass.tiles(simd, sums, spare, sink);
+                }
+            }
+        }
+        if one_row {
+            let row = product.first..product.first + 1;
+            sink.take(simd, row, waiting.clone(), &mut sums[..waiting.len()], &mut spare[..waiting.len()]);
         }
     }
 }
@@ -354,9 +399,9 @@ fn blocks<S: Lanes<T>, T: Element>(simd: S, product: &Product<'_, T>, sums: &mut
 /// Some columns of the left operand, by some blocks of the panel.
 struct Pass<'a, 'b, T> {
     product: &'a Product<'b, T>,
-    /// The first vector, as the sink counts.
-    vector: usize,
-    /// That of the blocks that come next.
+    /// As the sink counts.
+    vectors: Range<usize>,
+    /// The first vector of the blocks that come next.
     next: Option<usize>,
     /// Vectors in a block.
     width: usize,
@@ -368,32 +413,36 @@ struct Pass<'a, 'b, T> {
 impl<'b, T: Element> Pass<'_, 'b, T> {
     /// All the rows.
     #[inline(always)]
-    fn tiles<S: Lanes<T>>(&self, simd: S, sums: &mut [S::A], sink: &mut impl Sink<S, T>) {
-        let vectors = self.vector..self.vector + self.width * self.blocks;
+    fn tiles<S: Lanes<T>>(&self, simd: S, sums: &mut [S::A], spare: &mut [S::A], sink: &mut impl Sink<S, T>) {
         let (first, last) = (self.k.start == 0, self.k.end == self.product.right.depth);
-        let (sums, spare) = sums.split_at_mut(BLOCK_ROWS * MOST_VECTORS);
         for (tile, (row, count)) in balanced(self.product.rows, S::ROWS).enumerate() {
-            let (at, size) = ((tile, row), count * vectors.len());
             // Between passes every tile has a place of its own.
-            let place = if first && last { 0 } else { row * vectors.len() };
-            let sums = &mut sums[place..][..size];
+            let place = if first && last { 0 } else { row * self.vectors.len() };
+            let sums = &mut sums[place..][..count * self.vectors.len()];
             let rows = self.product.first + row..self.product.first + row + count;
             if last {
-                sink.expect(simd, rows.clone(), vectors.clone());
+                sink.expect(simd, rows.clone(), self.vectors.clone());
             }
-            match (self.width, self.blocks) {
-                (4, 2) => self.tile::<S, 4, 2, 1>(simd, at, sums),
-                (3, 3) => self.tile::<S, 3, 3, 1>(simd, at, sums),
-                (2, 4) => self.tile::<S, 2, 4, 1>(simd, at, sums),
-                (1, 8) => self.tile::<S, 1, 8, 1>(simd, at, sums),
-                (4, _) => self.rows::<S, 4>(simd, at, count, sums),
-                (3, _) => self.rows::<S, 3>(simd, at, count, sums),
-                (2, _) => self.rows::<S, 2>(simd, at, count, sums),
-                _ => self.rows::<S, 1>(simd, at, count, sums),
-            }
+            self.tile_of(simd, (tile, row), count, sums);
             if last {
-                sink.take(simd, rows, vectors.clone(), sums, &mut spare[..size]);
+                let spare = &mut spare[..sums.len()];
+                sink.take(simd, rows, self.vectors.clone(), sums, spare);
             }
+        }
+    }
+
+    /// `count` rows; `at` is the tile's number and its first row.
+    #[inline(always)]
+    fn tile_of<S: Lanes<T>>(&self, simd: S, at: (usize, usize), count: usize, sums: &mut [S::A]) {
+        match (self.width, self.blocks) {
+            (4, 2) => self.tile::<S, 4, 2, 1>(simd, at, sums),
+            (3, 3) => self.tile::<S, 3, 3, 1>(simd, at, sums),
+            (2, 4) => self.tile::<S, 2, 4, 1>(simd, at, sums),
+            (1, 8) => self.tile::<S, 1, 8, 1>(simd, at, sums),
+            (4, _) => self.rows::<S, 4>(simd, at, count, sums),
+            (3, _) => self.rows::<S, 3>(simd, at, count, sums),
+            (2, _) => self.rows::<S, 2>(simd, at, count, sums),
+            _ => self.rows::<S, 1>(simd, at, count, sums),
         }
     }
 
@@ -411,7 +460,7 @@ impl<'b, T: Element> Pass<'_, 'b, T> {
         }
     }
 
-    /// R rows by U blocks of C vectors; `at` is the tile's number and its first row.
+    /// R rows by U blocks of C vectors.
     #[inline(always)]
     fn tile<S: Lanes<T>, const C: usize, const U: usize, const R: usize>(
         &self,
@@ -458,8 +507,8 @@ impl<'b, T: Element> Pass<'_, 'b, T> {
             let from: &[[S::A; C]] = match start {
                 _ if self.k.start > 0 => &sums[r],
                 Start::Zero => continue,
-                Start::Row(all) => simd.vectors(all)[first + self.vector..].as_chunks().0,
-                Start::Rows(all) => simd.vectors(all)[(row + r) * vectors + self.vector..].as_chunks().0,
+                Start::Row(all) => simd.vectors(all)[first + self.vectors.start..].as_chunks().0,
+                Start::Rows(all) => simd.vectors(all)[(row + r) * vectors + self.vectors.start..].as_chunks().0,
             };
             let from: &[[S::A; C]; U] = from.first_chunk().expect("a row is as long as its blocks");
             for u in 0..U {
@@ -475,11 +524,14 @@ impl<'b, T: Element> Pass<'_, 'b, T> {
         let block = |vector: usize, k: usize| (first + vector) * panel.depth + (before + k) * C;
         let mut weights: [&[[S::A; C]]; U] = [&[]; U];
         for u in 0..U {
-            weights[u] = &numbers[block(self.vector + u * C, self.k.start)..].as_chunks().0[..count];
+            weights[u] = &numbers[block(self.vectors.start + u * C, self.k.start)..].as_chunks().0[..count];
         }
         // Meanwhile what the next pass reads is brought nearer: by each of the first C tiles a C-th of it.
-        let ahead =
-            if self.k.end < depth { Some(block(self.vector, self.k.end)) } else { self.next.map(|v| block(v, 0)) };
+        let ahead = if self.k.end < depth {
+            Some(block(self.vectors.start, self.k.end))
+        } else {
+            self.next.map(|v| block(v, 0))
+        };
         let ahead = ahead.filter(|_| U == 1 && tile < C).and_then(|at| numbers.get(at + tile * count..)?.get(..count));
         let ahead = ahead.unwrap_or(&weights[0].as_flattened()[..count]);
         let left = L::new(left, row, depth, self.k.start, count);

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::deferred::{SumRows, Sums, input_gradient};
 use super::schedule::Schedule;
-use super::share::{Hand, Plan, Split, Stop, Workspace, steps_per_round};
+use super::share::{Cancel, Hand, Plan, Size, Split, Stop, Workspace, side_by_side, steps_per_round, threads, work};
 use super::{Backward, Control, Gradients, OutputGradient, StateRows, Tape, flat};
 use crate::dims::Dims;
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ use crate::kernel::pointwise::{self, specialised};
 use crate::kernel::tile::{Sink, Start, product};
 use crate::simd::memory::{Columns, Rows, RowsMut, padded};
 use crate::simd::{Element, Job, Lanes};
-use crate::threads::{self, Worker};
+use crate::threads::{self as team, Worker};
 
 impl<T: Element> Backward<T> {
     /// Runs the layer backward over what `tape` has recorded.
@@ -46,7 +46,58 @@ impl<T: Element> Backward<T> {
         out: Gradients<'_, T>,
         control: &Control<'_>,
     ) -> Result<()> {
-        let dims = tape.input.dims(self.dims)?;
+        let cancel = Cancel::new(control);
+        let size = self.size(&tape, control)?;
+        let (pass, hands) = self.prepare(workspace, tape, gradient, out, size, &cancel)?;
+        team::share(hands, |worker, hand| T::dispatch(self.isa, Share { pass: &pass, worker, hand }));
+        pass.stop.outcome()
+    }
+
+    /// Two directions of one layer, each with its own weights, memory and arrays: side by side where there are threads.
+    ///
+    /// # Errors
+    /// As in [`Backward::run`].
+    pub fn run_both(calls: [BackwardCall<'_, '_, T>; 2], control: &Control<'_>) -> Result<()> {
+        let [one, two] = calls;
+        let (mut first, mut second) = (one.weights.size(&one.tape, control)?, two.weights.size(&two.tape, control)?);
+        let Some(counts) = side_by_side(threads(control, first.work + second.work), first.dims.batch) else {
+            one.weights.run_with(one.workspace, one.tape, one.gradient, one.out, control)?;
+            return two.weights.run_with(two.workspace, two.tape, two.gradient, two.out, control);
+        };
+        (first.threads, second.threads) = counts;
+        let cancel = Cancel::new(control);
+        let (one, one_hands) = one.weights.prepare(one.workspace, one.tape, one.gradient, one.out, first, &cancel)?;
+        let (two, two_hands) = two.weights.prepare(two.workspace, two.tape, two.gradient, two.out, second, &cancel)?;
+        team::share_pair([one_hands, two_hands], |group, worker, hand| {
+            let pass = if group == 0 { &one } else { &two };
+            T::dispatch(pass.weights.isa, Share { pass, worker, hand });
+        });
+        one.stop.outcome()?;
+        two.stop.outcome()
+    }
+
+    /// How long one thread takes for so many steps of one sequence, in nanoseconds, about.
+    pub fn nanoseconds(&self, cells: usize) -> f64 {
+        work::<T>(&self.dims, cells, 2.0)
+    }
+
+    /// How large the call is, or what is wrong with its input.
+    fn size(&self, tape: &Tape<'_, T>, control: &Control<'_>) -> Result<Size> {
+        let (dims, work) = (tape.input.dims(self.dims)?, self.nanoseconds(tape.input.valid()));
+        Ok(Size { dims, work, threads: threads(control, work) })
+    }
+
+    /// Checks everything and makes room for it.
+    fn prepare<'a, 't: 'a, 'g: 'a, 'o: 'a>(
+        &'a self,
+        workspace: &'a mut Workspace<T>,
+        tape: Tape<'t, T>,
+        gradient: OutputGradient<'g, T>,
+        out: Gradients<'o, T>,
+        size: Size,
+        cancel: &'a Cancel<'a>,
+    ) -> Result<(Pass<'a, T>, &'a mut [Hand<T>])> {
+        let dims = size.dims;
         dims.check_sequence("tape.y", self.dims.output_size, tape.y.shape())?;
         dims.check_tape(tape.gates.shape(), tape.c.shape())?;
         if let Some(dy) = &gradient.dy {
@@ -77,10 +128,10 @@ impl<T: Element> Backward<T> {
         d_r.resize(if self.w_hr.is_some() { cells * r_stride } else { 0 })?;
         let projected = if self.w_hr.is_some() { dims.steps } else { 0 };
         schedule.places(place)?;
-        let mut sums = Sums::new(self, out.w_ih, out.w_hh, out.b, out.peephole, out.w_hr)?;
+        let sums = Sums::new(self, out.w_ih, out.w_hh, out.b, out.peephole, out.w_hr)?;
 
         let weights = (self.w_ih.bytes() + self.w_hh.bytes(), self.w_hh.blocks());
-        let plan = Plan::new::<T>(control, &dims, &schedule, weights, 2.0);
+        let plan = Plan::new(&schedule, &size, weights);
         let hands = Workspace::hands(hands, plan.threads)?;
         for hand in hands.iter_mut() {
             hand.room(self, &dims)?;
@@ -103,11 +154,25 @@ impl<T: Element> Backward<T> {
             d_r: RowsMut::padded(d_r, (projected, dims.batch, output), r_stride),
             dx: out.x.map(|dx| RowsMut::new("dx", dx)).transpose()?,
             sums: sums.rows(&self.dims),
-            stop: Stop::new(control),
+            stop: Stop::new(cancel),
         };
-        threads::share(hands, |worker, hand| T::dispatch(self.isa, Share { pass: &pass, worker, hand }));
-        pass.stop.outcome()
+        Ok((pass, hands))
     }
+}
+
+/// One direction of a layer to run backward: its weights, memory to use again, and its arrays.
+#[derive(Debug)]
+pub struct BackwardCall<'w, 'a, T> {
+    /// Packed.
+    pub weights: &'a Backward<T>,
+    /// Of its own.
+    pub workspace: &'w mut Workspace<T>,
+    /// What the pass forward has recorded.
+    pub tape: Tape<'a, T>,
+    /// What comes from outside.
+    pub gradient: OutputGradient<'a, T>,
+    /// Where it writes.
+    pub out: Gradients<'a, T>,
 }
 
 /// A pass backward under way.

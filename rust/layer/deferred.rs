@@ -159,13 +159,13 @@ impl<'a, T: Element> Sums<'a, T> {
     }
 
     /// Their rows.
-    pub(super) fn rows(&mut self, layer: &LayerDims) -> SumRows<'_, T> {
+    pub(super) fn rows(self, layer: &LayerDims) -> SumRows<'a, T> {
         SumRows {
             w_ih: RowsMut::flat(self.w_ih, layer.input_size),
             w_hh: RowsMut::flat(self.w_hh, layer.output_size),
-            b: self.b.as_mut().map(|b| RowsMut::flat(b, layer.gate_rows())),
-            peephole: self.peephole.as_mut().map(|peephole| RowsMut::flat(peephole, layer.hidden_size)),
-            w_hr: self.w_hr.as_mut().map(|w_hr| RowsMut::flat(w_hr, layer.hidden_size)),
+            b: self.b.map(|b| RowsMut::flat(b, layer.gate_rows())),
+            peephole: self.peephole.map(|peephole| RowsMut::flat(peephole, layer.hidden_size)),
+            w_hr: self.w_hr.map(|w_hr| RowsMut::flat(w_hr, layer.hidden_size)),
         }
     }
 }

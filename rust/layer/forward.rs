@@ -8,15 +8,18 @@
 use std::ops::Range;
 
 use super::schedule::Schedule;
-use super::share::{DIRECT_ROWS, Hand, Plan, Split, Stop, Workspace, cells_per_chunk};
+use super::share::{
+    Cancel, DIRECT_ROWS, Hand, Plan, Size, Split, Stop, Workspace, cells_per_chunk, side_by_side, threads, work,
+};
 use super::{Control, Forward, Input, Output, StateRows, flat};
+use crate::cell::CellSpec;
 use crate::dims::Dims;
 use crate::error::{Error, Result};
 use crate::kernel::pointwise::{self, specialised};
 use crate::kernel::tile::{BLOCK_ROWS, Left, Product, Sink, Start, balanced, block_rows, multiply, product};
 use crate::simd::memory::{Rows, RowsMut, padded, try_resize};
 use crate::simd::{Element, Job, Lanes};
-use crate::threads::{self, Worker};
+use crate::threads::{self as team, Worker};
 
 impl<T: Element> Forward<T> {
     /// Runs the layer over `input`.
@@ -38,7 +41,57 @@ impl<T: Element> Forward<T> {
         output: Output<'_, T>,
         control: &Control<'_>,
     ) -> Result<()> {
-        let dims = input.dims(self.dims)?;
+        let cancel = Cancel::new(control);
+        let size = self.size(&input, control)?;
+        let (pass, hands) = self.prepare(workspace, input, output, size, &cancel)?;
+        team::share(hands, |worker, hand| T::dispatch(self.isa, Share { pass: &pass, worker, hand }));
+        pass.finish()
+    }
+
+    /// Two directions of one layer, each with its own weights, memory and arrays: side by side where there are threads.
+    ///
+    /// # Errors
+    /// As in [`Forward::run`].
+    pub fn run_both(calls: [ForwardCall<'_, '_, T>; 2], control: &Control<'_>) -> Result<()> {
+        let [one, two] = calls;
+        let (mut first, mut second) = (one.weights.size(&one.input, control)?, two.weights.size(&two.input, control)?);
+        let Some(counts) = side_by_side(threads(control, first.work + second.work), first.dims.batch) else {
+            one.weights.run_with(one.workspace, one.input, one.output, control)?;
+            return two.weights.run_with(two.workspace, two.input, two.output, control);
+        };
+        (first.threads, second.threads) = counts;
+        let cancel = Cancel::new(control);
+        let (one, one_hands) = one.weights.prepare(one.workspace, one.input, one.output, first, &cancel)?;
+        let (two, two_hands) = two.weights.prepare(two.workspace, two.input, two.output, second, &cancel)?;
+        team::share_pair([one_hands, two_hands], |group, worker, hand| {
+            let pass = if group == 0 { &one } else { &two };
+            T::dispatch(pass.weights.isa, Share { pass, worker, hand });
+        });
+        one.finish()?;
+        two.finish()
+    }
+
+    /// How long one thread takes for so many steps of one sequence, in nanoseconds, about.
+    pub fn nanoseconds(&self, cells: usize) -> f64 {
+        work::<T>(&self.dims, cells, 1.0)
+    }
+
+    /// How large the call is, or what is wrong with its input.
+    fn size(&self, input: &Input<'_, T>, control: &Control<'_>) -> Result<Size> {
+        let (dims, work) = (input.dims(self.dims)?, self.nanoseconds(input.valid()));
+        Ok(Size { dims, work, threads: threads(control, work) })
+    }
+
+    /// Checks everything and makes room for it.
+    fn prepare<'a, 'i: 'a, 'o: 'a>(
+        &'a self,
+        workspace: &'a mut Workspace<T>,
+        input: Input<'i, T>,
+        output: Output<'o, T>,
+        size: Size,
+        cancel: &'a Cancel<'a>,
+    ) -> Result<(Pass<'a, T>, &'a mut [Hand<T>])> {
+        let dims = size.dims;
         let Output { y, state, tape } = output;
         dims.check_sequence("y", self.dims.output_size, y.shape())?;
         dims.check_state("final state", state.h.shape(), state.c.shape())?;
@@ -59,10 +112,10 @@ impl<T: Element> Forward<T> {
             c.copy_from_slice(initial.c(n));
         }
 
-        let weights = (self.w.bytes(), self.w.blocks());
-        let plan = Plan::new::<T>(control, &dims, &schedule, weights, 1.0);
+        let plan = Plan::new(&schedule, &size, (self.w.bytes(), self.w.blocks()));
         let hands = Workspace::hands(hands, plan.threads)?;
         let lanes = self.b.len() / self.w.vectors();
+        let left = padded::<T>(self.dims.input_size + self.dims.output_size);
         for (k, hand) in hands.iter_mut().enumerate() {
             hand.sums()?;
             // The first may have to work alone.
@@ -71,9 +124,8 @@ impl<T: Element> Forward<T> {
                 let row = blocks * self.dims.gates * lanes;
                 let cells = cells_per_chunk::<T>(row, batch, schedule.steps());
                 hand.z.grow(cells * row)?;
-                if batch >= DIRECT_ROWS {
-                    hand.left
-                        .grow(batch.min(BLOCK_ROWS) * padded::<T>(self.dims.input_size + self.dims.output_size))?;
+                if is_direct(&dims, batch) {
+                    hand.left.grow(batch.min(BLOCK_ROWS) * left)?;
                 }
                 if hand.cells.len() < cells {
                     try_resize(&mut hand.cells, cells, (0, 0))?;
@@ -89,22 +141,28 @@ impl<T: Element> Forward<T> {
             x: Rows::new("x", input.x)?,
             initial,
             y: RowsMut::new("y", y)?,
+            last: flat("final state.h", state.h.into_slice())?,
             c: RowsMut::flat(c, hidden),
             h: RowsMut::flat(hidden_rows, hidden),
             gates,
             c_tape,
-            stop: Stop::new(control),
+            stop: Stop::new(cancel),
         };
-        threads::share(hands, |worker, hand| T::dispatch(self.isa, Share { pass: &pass, worker, hand }));
-        pass.stop.outcome()?;
-        let h = flat("final state.h", state.h.into_slice())?;
-        for j in 0..dims.batch {
-            let n = schedule.sequence(j);
-            let last = schedule.last(j).map_or(initial.h(n), |t| pass.y.row(t, n));
-            h[n * self.dims.output_size..][..self.dims.output_size].copy_from_slice(last);
-        }
-        Ok(())
+        Ok((pass, hands))
     }
+}
+
+/// One direction of a layer to run: its weights, memory to use again, and its arrays.
+#[derive(Debug)]
+pub struct ForwardCall<'w, 'a, T> {
+    /// Packed.
+    pub weights: &'a Forward<T>,
+    /// Of its own.
+    pub workspace: &'w mut Workspace<T>,
+    /// What it runs on.
+    pub input: Input<'a, T>,
+    /// Where it writes.
+    pub output: Output<'a, T>,
 }
 
 /// A pass forward under way.
@@ -117,6 +175,8 @@ struct Pass<'a, T> {
     initial: StateRows<'a, T>,
     /// The step before is read here, and this step written.
     y: RowsMut<'a, T>,
+    /// (N, P): the output of each sequence's last step.
+    last: &'a mut [T],
     /// (N, H), updated in place.
     c: RowsMut<'a, T>,
     /// (N, H): a step's hidden state, where it is projected.
@@ -124,6 +184,20 @@ struct Pass<'a, T> {
     gates: Option<RowsMut<'a, T>>,
     c_tape: Option<RowsMut<'a, T>>,
     stop: Stop<'a>,
+}
+
+impl<T: Element> Pass<'_, T> {
+    /// What remains when all workers are done.
+    fn finish(self) -> Result<()> {
+        self.stop.outcome()?;
+        let width = self.dims.layer.output_size;
+        for j in 0..self.dims.batch {
+            let n = self.schedule.sequence(j);
+            let last = self.schedule.last(j).map_or(self.initial.h(n), |t| self.y.row(t, n));
+            self.last[n * width..][..width].copy_from_slice(last);
+        }
+        Ok(())
+    }
 }
 
 /// A worker's share of it.
@@ -173,7 +247,7 @@ impl<T: Element> Job<T> for Share<'_, T> {
                 return;
             }
             round += 1;
-            if schedule.active(schedule.time(s)) >= DIRECT_ROWS {
+            if is_direct(&pass.dims, schedule.active(schedule.time(s))) {
                 pass.step(simd, (&schedule, worker), s, Given::Room(left), &mut own, sums);
                 s += 1;
                 continue;
@@ -194,6 +268,11 @@ impl<T: Element> Job<T> for Share<'_, T> {
             }
         }
     }
+}
+
+/// Whether a step makes its input product itself: where there are many rows, or no other step to share it with.
+fn is_direct(dims: &Dims, rows: usize) -> bool {
+    rows >= DIRECT_ROWS || dims.steps == 1
 }
 
 /// Where a step finds its input.
@@ -286,9 +365,12 @@ struct Keep<'a, A> {
 
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Keep<'_, S::A> {
     #[inline(always)]
-    fn take(&mut self, _: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
+    fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
         for (row, product) in rows.zip(product.chunks_exact(vectors.len())) {
-            self.z[row * self.stride..][vectors.clone()].copy_from_slice(product);
+            // Vector by vector: a call for so few costs more than the copy.
+            for (place, sum) in self.z[row * self.stride..][vectors.clone()].iter_mut().zip(product) {
+                simd.store(simd.load(sum), place);
+            }
         }
     }
 }
@@ -304,9 +386,25 @@ struct Gates<'a, 'b, T> {
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Gates<'_, '_, T> {
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, z: &mut [S::A], spare: &mut [S::A]) {
+        let cell = self.pass.weights.cell;
+        specialised!(cell => self.units(simd, cell, rows, vectors, z, spare));
+    }
+}
+
+impl<T: Element> Gates<'_, '_, T> {
+    #[inline(always)]
+    fn units<S: Lanes<T>>(
+        &mut self,
+        simd: S,
+        cell: CellSpec,
+        rows: Range<usize>,
+        vectors: Range<usize>,
+        z: &mut [S::A],
+        spare: &mut [S::A],
+    ) {
         let Self { pass, t, own, .. } = self;
-        let (schedule, t, count, cell) = (*self.schedule, *t, pass.dims.layer.gates, pass.weights.cell);
-        let (first, blocks) = (vectors.start / count + own.blocks.start, vectors.len() / count);
+        let (schedule, t, gates) = (*self.schedule, *t, cell.gate_rows().count);
+        let (first, blocks) = (vectors.start / gates + own.blocks.start, vectors.len() / gates);
         let units = first * S::LANES..((first + blocks) * S::LANES).min(own.units.end);
         let peephole = &simd.vectors(&pass.weights.peephole)[first * cell.peephole_rows().count..];
         let step = pointwise::Step {
@@ -316,13 +414,13 @@ impl<S: Lanes<T>, T: Element> Sink<S, T> for Gates<'_, '_, T> {
                 Some(_) => own.h.columns_mut(0, &units),
             },
             tape: match (&mut own.gates, &mut own.c_tape) {
-                (Some(gates), Some(c)) => Some((gates.groups_mut(t, count, &units), c.columns_mut(t, &units))),
+                (Some(all), Some(c)) => Some((all.groups_mut(t, gates, &units), c.columns_mut(t, &units))),
                 _ => None,
             },
         };
         let c = &mut spare[..rows.len() * blocks];
         let rows = rows.map(|j| schedule.sequence(j));
-        specialised!(cell => pointwise::forward(simd, cell, (z, blocks), peephole, c, rows, step));
+        pointwise::forward(simd, cell, (z, blocks), peephole, c, rows, step);
     }
 }
 

@@ -33,9 +33,13 @@ mod forward;
 mod pack;
 mod schedule;
 mod share;
+mod stream;
 
+pub use backward::BackwardCall;
+pub use forward::ForwardCall;
 pub use pack::{Backward, Forward};
 pub use share::Workspace;
+pub use stream::Stream;
 
 use ndarray::{
     ArrayView1, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut1, ArrayViewMut2, ArrayViewMut3, ArrayViewMut4,
@@ -179,6 +183,14 @@ pub struct Gradients<'a, T> {
 }
 
 impl<T> Input<'_, T> {
+    /// How many steps there are of all sequences together, lengths being right.
+    fn valid(&self) -> usize {
+        match self.lengths {
+            None => self.x.dim().0 * self.x.dim().1,
+            Some(lengths) => lengths.iter().map(|&length| usize::try_from(length).unwrap_or(0)).sum(),
+        }
+    }
+
     /// The sizes of the call, or what is wrong with them.
     fn dims(&self, layer: LayerDims) -> Result<Dims> {
         let dims = Dims::new(layer, self.x.shape(), false)?;

@@ -8,12 +8,12 @@
 //! * **alone**, where that would take longer to arrange than to do.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::Control;
 use super::schedule::Schedule;
-use crate::dims::Dims;
+use crate::dims::{Dims, LayerDims};
 use crate::error::{Error, Result};
 use crate::kernel::tile::{Panel, sums};
 use crate::simd::Element;
@@ -66,34 +66,57 @@ pub(super) struct Plan {
     pub(super) split: Split,
 }
 
+/// How large a call is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    pub(super) dims: Dims,
+    /// Nanoseconds of one thread, about.
+    pub(super) work: f64,
+    /// How many threads it may use.
+    pub(super) threads: usize,
+}
+
+/// How long one thread takes for `cells` steps of one sequence, in nanoseconds, about; `passes` is how much that is beside
+/// a pass forward.
+pub(super) fn work<T>(layer: &LayerDims, cells: usize, passes: f64) -> f64 {
+    let scale = passes * size_of::<T>() as f64 / 4.0;
+    // 80 GFLOP/s, and the gates.
+    let products = 2.0 * layer.gate_rows() as f64 * (layer.input_size + layer.output_size) as f64 / 80.0;
+    scale * (products + 0.5 * layer.hidden_size as f64) * cells as f64
+}
+
+/// How many threads a call of so much work may use.
+pub(super) fn threads(control: &Control<'_>, work: f64) -> usize {
+    #[cfg(test)]
+    if FORCED.get().is_some() {
+        return control.threads;
+    }
+    worthwhile(control.threads, Duration::from_nanos(work as u64))
+}
+
+/// How many threads each of two directions gets where they run side by side: each then keeps its weights in caches of
+/// its own, and neither waits for the other.
+///
+/// `None` where one after the other is better: an odd thread would have nothing to do, though either could use it.
+pub(super) fn side_by_side(threads: usize, batch: usize) -> Option<(usize, usize)> {
+    let even = threads >= 2 && (threads.is_multiple_of(2) || batch < threads * FULL_ROWS);
+    even.then_some((threads - threads / 2, threads / 2))
+}
+
 impl Plan {
     /// For a call over `schedule`, whose weights take `bytes` and have `blocks` of units that can be shared out.
-    ///
-    /// `passes` is how much work it is beside a pass forward.
-    pub(super) fn new<T>(
-        control: &Control<'_>,
-        dims: &Dims,
-        schedule: &Schedule<'_>,
-        (bytes, blocks): (usize, usize),
-        passes: f64,
-    ) -> Self {
+    pub(super) fn new(schedule: &Schedule<'_>, size: &Size, (bytes, blocks): (usize, usize)) -> Self {
+        let Size { work, threads, .. } = *size;
         let alone = Self { threads: 1, split: Split::Batch };
         #[cfg(test)]
         if let Some(split) = FORCED.get() {
             let most = if split == Split::Batch { schedule.batch() } else { blocks };
-            return Self { threads: control.threads.min(most).max(1), split };
+            return Self { threads: threads.min(most).max(1), split };
         }
-        if control.threads <= 1 {
+        if threads <= 1 {
             return alone;
         }
-        let layer = &dims.layer;
-        let scale = passes * size_of::<T>() as f64 / 4.0;
-        // Nanoseconds: 80 GFLOP/s, and the gates.
-        let products = 2.0 * layer.gate_rows() as f64 * (layer.input_size + layer.output_size) as f64 / 80.0;
-        let cell = scale * (products + 0.5 * layer.hidden_size as f64);
-        let all = cell * schedule.valid() as f64;
-        let threads = worthwhile(control.threads, Duration::from_nanos(all as u64));
-        let step = all / schedule.steps().max(1) as f64;
+        let step = work / schedule.steps().max(1) as f64;
         let of_batch = threads.min(schedule.batch());
         let of_units = threads.min(blocks);
         if schedule.batch() >= threads * FULL_ROWS && bytes <= CACHED_BYTES {
@@ -137,16 +160,38 @@ impl Plan {
     }
 }
 
-/// Whether the caller wants the pass to stop, so that all workers hear of it at the same place.
+/// Whether the caller wants a call to stop, which is asked on the caller's thread.
+pub(super) struct Cancel<'a> {
+    ask: OnCaller<&'a dyn Fn() -> bool>,
+    said: AtomicBool,
+}
+
+impl<'a> Cancel<'a> {
+    pub(super) fn new(control: &Control<'a>) -> Self {
+        Self { ask: OnCaller::new(control.cancel), said: AtomicBool::new(false) }
+    }
+
+    /// Says it, as far as is known here.
+    fn said(&self) -> bool {
+        if let Some(ask) = self.ask.get()
+            && ask()
+        {
+            self.said.store(true, Ordering::Relaxed);
+        }
+        self.said.load(Ordering::Relaxed)
+    }
+}
+
+/// Where the workers of a pass stop, so that all do at the same place.
 pub(super) struct Stop<'a> {
-    cancel: OnCaller<&'a dyn Fn() -> bool>,
+    cancel: &'a Cancel<'a>,
     /// The first round that is not run.
     at: AtomicUsize,
 }
 
 impl<'a> Stop<'a> {
-    pub(super) fn new(control: &Control<'a>) -> Self {
-        Self { cancel: OnCaller::new(control.cancel), at: AtomicUsize::new(usize::MAX) }
+    pub(super) fn new(cancel: &'a Cancel<'a>) -> Self {
+        Self { cancel, at: AtomicUsize::new(usize::MAX) }
     }
 
     /// Is `round` not to be run? Asked by all workers before each round; `meet` says that they meet within it.
@@ -154,9 +199,7 @@ impl<'a> Stop<'a> {
         if self.at.load(Ordering::Relaxed) <= round {
             return true;
         }
-        if let Some(cancel) = self.cancel.get(worker)
-            && cancel()
-        {
+        if worker.index() == 0 && self.cancel.said() {
             // The others may be in this round already: all leave together before the next.
             self.at.fetch_min(if meet && worker.count() > 1 { round + 1 } else { 0 }, Ordering::Relaxed);
         }

@@ -6,6 +6,8 @@ mod bits;
 mod calls;
 mod cases;
 mod digest;
+mod directions;
 mod edges;
 mod errors;
 mod memory;
+mod stream;

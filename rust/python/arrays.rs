@@ -20,18 +20,18 @@ use crate::simd;
 pub(super) trait Number: simd::Element + numpy::Element {
     const NAME: &'static str;
     /// The memory that this thread's calls use one after the other.
-    fn workspace() -> &'static LocalKey<Cell<Workspace<Self>>>;
+    fn workspaces() -> &'static LocalKey<Cell<[Workspace<Self>; 2]>>;
 }
 
 macro_rules! number {
     ($type:ty, $name:literal) => {
         impl Number for $type {
             const NAME: &'static str = $name;
-            fn workspace() -> &'static LocalKey<Cell<Workspace<Self>>> {
+            fn workspaces() -> &'static LocalKey<Cell<[Workspace<Self>; 2]>> {
                 thread_local! {
-                    static WORKSPACE: Cell<Workspace<$type>> = Cell::default();
+                    static WORKSPACES: Cell<[Workspace<$type>; 2]> = Cell::default();
                 }
-                &WORKSPACE
+                &WORKSPACES
             }
         }
     };
@@ -39,16 +39,20 @@ macro_rules! number {
 number!(f32, "float32");
 number!(f64, "float64");
 
-/// A thread keeps a workspace of so many bytes at most.
+/// A thread keeps workspaces of so many bytes each at most.
 const KEPT: usize = 16 << 20;
 
-/// Runs `pass` in this thread's workspace, or in a new one inside a pass: a signal's handler may make a call.
-pub(super) fn with_workspace<T: Number, R>(pass: impl FnOnce(&mut Workspace<T>) -> R) -> R {
-    let mut workspace = T::workspace().take();
-    let result = pass(&mut workspace);
-    if workspace.bytes() <= KEPT {
-        T::workspace().set(workspace);
+/// Runs `pass` in this thread's workspaces, one for each direction, or in new ones inside a pass: a signal's handler may
+/// make a call.
+pub(super) fn with_workspaces<T: Number, R>(pass: impl FnOnce(&mut [Workspace<T>; 2]) -> R) -> R {
+    let mut workspaces = T::workspaces().take();
+    let result = pass(&mut workspaces);
+    for workspace in &mut workspaces {
+        if workspace.bytes() > KEPT {
+            *workspace = Workspace::default();
+        }
     }
+    T::workspaces().set(workspaces);
     result
 }
 
@@ -186,6 +190,17 @@ pub(super) fn sequences_mut<'a, T: Number>(array: &'a Array<'_, T>, dims: &Dims)
     if dims.axes.batch_first { view.permuted_axes([1, 0, 2]) } else { view }
 }
 
+/// The two parts of a state.
+pub(super) fn pair<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<[Bound<'py, PyAny>; 2]> {
+    let got = match object.cast::<PyTuple>() {
+        Ok(tuple) if tuple.len() == 2 => return Ok([tuple.get_item(0)?, tuple.get_item(1)?]),
+        Ok(tuple) => format!("a tuple of {}", tuple.len()),
+        Err(_) => object.get_type().name()?.to_string(),
+    };
+    let what = format!("{name}: expected a State or another tuple (h, c), got {got}; write (h, c)");
+    Err(PyTypeError::new_err(what))
+}
+
 /// A state that came in.
 pub(super) struct State<'py, T> {
     pub(super) h: Array<'py, T>,
@@ -198,19 +213,9 @@ impl<'py, T: Number> State<'py, T> {
         let Some(object) = object else {
             return Ok(None);
         };
-        let pair = match object.cast::<PyTuple>() {
-            Ok(tuple) if tuple.len() == 2 => tuple,
-            other => {
-                let got = match other {
-                    Ok(tuple) => format!("a tuple of {}", tuple.len()),
-                    Err(_) => object.get_type().name()?.to_string(),
-                };
-                let what = format!("{name}: expected a State or another tuple (h, c), got {got}; write (h, c)");
-                return Err(PyTypeError::new_err(what));
-            }
-        };
+        let pair = pair(name, object)?;
         let part = |k: usize, letter: &str| {
-            borrow::<T>(&format!("{name}.{letter}"), &pair.get_item(k)?, Wanted::Contiguous, LIKE_WEIGHTS)
+            borrow::<T>(&format!("{name}.{letter}"), &pair[k], Wanted::Contiguous, LIKE_WEIGHTS)
         };
         let state = Self { h: part(0, "h")?, c: part(1, "c")? };
         dims.check_state(name, state.h.shape(), state.c.shape())?;
@@ -228,6 +233,7 @@ impl<'py, T: Number> State<'py, T> {
 }
 
 pub(super) const LIKE_WEIGHTS: &str = ", as the weights are";
+pub(super) const LIKE_LAYER: &str = ", as the layer is";
 pub(super) const LIKE_W_IH: &str = ", as w_ih is";
 
 /// Lengths as int64: one for a single sequence, else one for each.

@@ -1,5 +1,7 @@
 //! Cells and weights: read from Python once, and packed for any number of calls.
 
+use std::sync::Arc;
+
 use ndarray::{Ix1, Ix2};
 use numpy::PyUntypedArrayMethods;
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -142,7 +144,7 @@ macro_rules! packed_weights {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[pyclass(frozen, module = "lstm_rs._core")]
-        pub(super) struct $name(pub(super) Either<layer::$name<f32>, layer::$name<f64>>);
+        pub(super) struct $name(pub(super) Either<Arc<layer::$name<f32>>, Arc<layer::$name<f64>>>);
 
         #[pymethods]
         impl $name {
@@ -160,10 +162,10 @@ macro_rules! packed_weights {
                 let isa = chosen();
                 Ok(Self(if decides(w_ih)? {
                     let weights = Weights::<f32>::borrow(objects)?;
-                    Either::F32(weights.with(cell, |weights| layer::$name::new(isa, cell, weights))?)
+                    Either::F32(Arc::new(weights.with(cell, |weights| layer::$name::new(isa, cell, weights))?))
                 } else {
                     let weights = Weights::<f64>::borrow(objects)?;
-                    Either::F64(weights.with(cell, |weights| layer::$name::new(isa, cell, weights))?)
+                    Either::F64(Arc::new(weights.with(cell, |weights| layer::$name::new(isa, cell, weights))?))
                 }))
             }
         }

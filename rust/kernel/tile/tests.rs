@@ -108,9 +108,12 @@ impl<S: Lanes<T>, T: Real> Sink<S, T> for Collect<'_, T> {
         assert_eq!(spare.len(), product.len());
         // What is written there may not come into anything.
         spare.iter_mut().for_each(|v| simd.store(simd.splat(T::of(f64::NAN)), v));
-        let part = (rows.clone(), vectors.clone());
-        let announced = self.announced.iter().position(|other| *other == part).expect("announced, and not taken yet");
-        self.announced.swap_remove(announced);
+        // What is announced is taken next; of one row nothing is.
+        if let Some(announced) = self.announced.pop() {
+            assert_eq!(announced, (rows.clone(), vectors.clone()));
+        } else {
+            assert_eq!(rows.len(), 1);
+        }
         for (row, product) in rows.zip(product.chunks(vectors.len())) {
             let columns = vectors.start * S::LANES..vectors.end * S::LANES;
             for (place, &number) in self.out[row - self.first][columns].iter_mut().zip(simd.numbers(product)) {

@@ -19,6 +19,19 @@ pub(super) struct Forwarded<T> {
 }
 
 impl<T: Real> Forwarded<T> {
+    /// Room for it.
+    pub(super) fn new(case: &Case) -> Self {
+        let Case { steps, batch, hidden, .. } = *case;
+        let (gates, untouched) = (case.cell.gate_rows().count, T::of(UNTOUCHED));
+        Self {
+            y: Array3::from_elem((steps, batch, case.output()), untouched),
+            h: Array2::from_elem((batch, case.output()), untouched),
+            c: Array2::from_elem((batch, hidden), untouched),
+            gates: Array4::from_elem((steps, batch, gates, hidden), untouched),
+            c_tape: Array3::from_elem((steps, batch, hidden), untouched),
+        }
+    }
+
     pub(super) fn named(&self) -> Vec<(&'static str, ArrayViewD<'_, T>)> {
         let mut all = self.outputs();
         all.extend([("tape.gates", self.gates.view().into_dyn()), ("tape.c", self.c_tape.view().into_dyn())]);
@@ -45,6 +58,22 @@ pub(super) struct Backwarded<T> {
 }
 
 impl<T: Real> Backwarded<T> {
+    /// Room for it.
+    pub(super) fn new(case: &Case, data: &Data<T>) -> Self {
+        let untouched = T::of(UNTOUCHED);
+        let zeros = |array: &Array2<T>| Array2::from_elem(array.dim(), T::ZERO);
+        Self {
+            x: case.need_dx.then(|| Array3::from_elem(data.x.dim(), untouched)),
+            w_ih: Array2::from_elem(data.w_ih.dim(), untouched),
+            w_hh: Array2::from_elem(data.w_hh.dim(), untouched),
+            b: data.b.as_ref().map(|b| Array1::from_elem(b.dim(), T::ZERO)),
+            peephole: data.peephole.as_ref().map(zeros),
+            w_hr: data.w_hr.as_ref().map(|w_hr| Array2::from_elem(w_hr.dim(), untouched)),
+            h: Array2::from_elem((case.batch, case.output()), untouched),
+            c: Array2::from_elem((case.batch, case.hidden), untouched),
+        }
+    }
+
     /// The gradients of the weights, which sum over the batch.
     pub(super) fn of_weights(&self) -> Vec<(&'static str, ArrayViewD<'_, T>)> {
         let mut all = vec![("w_ih", self.w_ih.view().into_dyn()), ("w_hh", self.w_hh.view().into_dyn())];
@@ -87,16 +116,9 @@ pub(super) fn try_forward<T: Real>(
     tape: bool,
     control: &Control<'_>,
 ) -> Result<Forwarded<T>> {
-    let Case { steps, batch, hidden, layout, .. } = *case;
-    let gates = case.cell.gate_rows().count;
+    let layout = case.layout;
     let untouched = T::of(UNTOUCHED);
-    let mut out = Forwarded {
-        y: Array3::from_elem((steps, batch, case.output()), untouched),
-        h: Array2::from_elem((batch, case.output()), untouched),
-        c: Array2::from_elem((batch, hidden), untouched),
-        gates: Array4::from_elem((steps, batch, gates, hidden), untouched),
-        c_tape: Array3::from_elem((steps, batch, hidden), untouched),
-    };
+    let mut out = Forwarded::new(case);
     let x = layout.store(&data.x, T::of(f64::NAN));
     let mut y = layout.store(&out.y, untouched);
     let weights = Forward::new(isa, case.cell, &data.weights())?;
@@ -136,17 +158,7 @@ pub(super) fn try_backward<T: Real>(
 ) -> Result<Backwarded<T>> {
     let layout = case.layout;
     let (untouched, nan) = (T::of(UNTOUCHED), T::of(f64::NAN));
-    let zeros = |array: &Array2<T>| Array2::from_elem(array.dim(), T::ZERO);
-    let mut out = Backwarded {
-        x: case.need_dx.then(|| Array3::from_elem(data.x.dim(), untouched)),
-        w_ih: Array2::from_elem(data.w_ih.dim(), untouched),
-        w_hh: Array2::from_elem(data.w_hh.dim(), untouched),
-        b: data.b.as_ref().map(|b| Array1::from_elem(b.dim(), T::ZERO)),
-        peephole: data.peephole.as_ref().map(zeros),
-        w_hr: data.w_hr.as_ref().map(|w_hr| Array2::from_elem(w_hr.dim(), untouched)),
-        h: Array2::from_elem((case.batch, case.output()), untouched),
-        c: Array2::from_elem((case.batch, case.hidden), untouched),
-    };
+    let mut out = Backwarded::new(case, data);
     let (x, y) = (layout.store(&data.x, nan), layout.store(&tape.y, nan));
     let dy = data.dy.as_ref().map(|dy| layout.store(dy, nan));
     let mut dx = out.x.as_ref().map(|dx| layout.store(dx, untouched));

@@ -49,7 +49,7 @@ on_every_isa! {
 }
 
 /// How often `call` allocates.
-fn allocations(call: impl FnOnce()) -> usize {
+pub(super) fn allocations(call: impl FnOnce()) -> usize {
     let before = ASKED.get();
     call();
     ASKED.get() - before
