@@ -2,55 +2,62 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from lstm_rs import __main__ as command
 from lstm_rs import _core, bench
-from lstm_rs.bench.machine import Machine, bound, measure
-from lstm_rs.bench.peers import ALL, Call, Case, peers
+from lstm_rs.bench import timing
+from lstm_rs.bench.machine import Machine, bound, caches, measure, pinned
+from lstm_rs.bench.peers import ALL, Call, environment, peers
 
 TINY = (3, 2, 4, 5)
-MACHINE = Machine({"float32": 100e9, "float64": 50e9}, {"L1": 200e9, "L2": 100e9, "L3": 80e9, "DRAM": 20e9}, threads=1)
+MACHINE = Machine(
+    peak={"float32": 100e9, "float64": 50e9},
+    bandwidth={"L1": 200e9, "L2": 100e9, "L3": 80e9, "DRAM": 20e9},
+    threads=1,
+    caches={"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20},
+)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(bench, "measure", lambda threads: MACHINE._replace(threads=threads))
-    monkeypatch.setattr(bench, "FEWEST", 1)
+    monkeypatch.setattr(bench, "MOMENT", 1e-4)
+    monkeypatch.setattr(timing, "FEWEST", 1)
+    monkeypatch.setattr(timing, "BLOCK", 1e-5)
+    for threads in (1, 2):
+        for name, value in environment(threads).items():
+            monkeypatch.setenv(name, value)
 
 
 @pytest.mark.parametrize("mode", bench.MODES)
 def test_every_mode_runs_and_is_recorded(mode, tmp_path, capsys):
     file = tmp_path / "record.json"
     code = command.main(
-        [
-            "bench",
-            "3,2,4,5",
-            "--mode",
-            mode,
-            "--peers",
-            "numpy",
-            "--seconds",
-            "0",
-            "--threads",
-            "2",
-            "--json",
-            str(file),
-        ]
+        f"bench 3,2,4,5 --mode {mode} --peers numpy --seconds 0 --threads 2 --json {file}".split(),
     )
     assert code == 0
     record = json.loads(file.read_text())
     (row,) = record["rows"]
-    assert (tuple(row["shape"]), row["mode"]) == (TINY, mode)
+    steps = 1 if mode == "step" else 3
+    assert (tuple(row["shape"]), row["mode"]) == ((steps, *TINY[1:]), mode)
     low, median, high = row["microseconds"]["lstm_rs"]
     assert 0 < low <= median <= high
     assert record["machine"]["threads"] == 2 and record["isa"] == _core.isa()
     told = capsys.readouterr().out
-    assert f"{median:,.1f}" in told and "3,2,4,5" in told
-    flop = 8 * 3 * 2 * 5 * (4 + 5) * (3 if mode.startswith("train") else 1)
-    if mode != "ragged":
-        assert row["gflops"] == pytest.approx(flop / median / 1e3, rel=1e-3)
+    assert bench.duration(median) in told and f"{steps},2,4,5" in told
+    flop = 8 * steps * 2 * 5 * (4 + 5) * (3 if mode.startswith("train") else 1)
+    if not mode.endswith("ragged"):
+        assert row["gflops"] == pytest.approx(flop / median / 1e3, rel=1e-2)
+        assert row["of_peak"] == pytest.approx(1e9 * row["gflops"] / row["peak"])
+    beside = {"forward", "forward-f64", "step"}
+    assert row["best"] == ("numpy" if mode in beside else None)
+    if mode in beside:
+        assert row["ratio"] == pytest.approx(row["microseconds"]["numpy"][1] / median, rel=1e-2)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -60,11 +67,12 @@ def test_every_peer_answers_as_we_do(name, mode):
     for module in modules:
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
-    case = Case(*TINY, mode=mode, threads=1)
+    (case,) = bench._cases([TINY], [mode], threads=1)
     call = make(case)
     if call is None:
         pytest.skip(f"{name} does not have {mode}")
     ours = peers([])["lstm_rs"](case)
+    call.run()
     for actual, expected in zip(call.answer(), ours.answer(), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
@@ -88,9 +96,18 @@ def test_the_bound_is_the_formula():
     assert bound(MACHINE, (2, 128, 64, 64), "float64") == pytest.approx(2 * 2 * 8 * 128 * 64 * 64 / 50e9)
 
 
+def test_a_level_holds_what_a_thread_has_of_it():
+    assert [MACHINE.level(size) for size in (32 << 10, 33 << 10, 2 << 20, 33 << 20)] == ["L1", "L2", "L3", "DRAM"]
+    two = MACHINE._replace(threads=2)
+    # L3 is one for all.
+    assert [two.level(size) for size in (64 << 10, 2 << 20, 33 << 20)] == ["L1", "L2", "DRAM"]
+
+
 def test_the_machine_is_measured():
+    sizes = caches()
+    assert 0 < sizes["L1"] < sizes["L2"] < sizes["L3"]
     machine = measure(2, seconds=0.002)
-    assert machine.threads == 2
+    assert machine.threads == 2 and machine.caches == sizes
     assert all(value > 1e6 for value in (*machine.peak.values(), *machine.bandwidth.values()))
     with pytest.raises(ValueError, match=r"^dtype: expected 'float32' or 'float64', got 'int8'"):
         _core.fma_peak("int8", 0.1)
@@ -98,7 +115,61 @@ def test_the_machine_is_measured():
         _core.read_bandwidth(1024, -1.0)
 
 
-@pytest.mark.parametrize("wrong", [["1,2,3"], ["1,2,3,0"], ["--threads", "0"], ["--mode", "sideways"]])
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system pins no process")
+def test_a_process_is_pinned_and_set_free():
+    before = os.sched_getaffinity(0)
+    with pinned(1):
+        assert len(os.sched_getaffinity(0)) == 1
+    assert os.sched_getaffinity(0) == before
+    with pinned(10_000):
+        assert os.sched_getaffinity(0) == before
+
+
+def test_calls_are_timed_in_turn():
+    order = []
+    times, figures = timing.in_turn(
+        {name: lambda name=name: order.append(name) for name in "ab"}, {"figure": lambda: 3.0}, 0.0
+    )
+    assert order[:4] == ["a", "b", "a", "b"] and set(order) == {"a", "b"}
+    assert figures == {"figure": (3.0, 3.0, 3.0)}
+    assert all(0 < timing.low <= timing.median <= timing.high for timing in times.values())
+
+
+def test_steps_of_a_stream_are_timed_once_for_all_numbers_of_steps():
+    cases = bench._cases([(3, 1, 2, 4), (5, 1, 2, 4), (5, 2, 2, 4)], ["step", "forward"], 1)
+    assert [case[:5] for case in cases if case.mode == "step"] == [(1, 1, 2, 4, "step"), (1, 2, 2, 4, "step")]
+    assert len(cases) == 5
+
+
+def test_sets_of_shapes_have_names(monkeypatch):
+    asked = []
+    monkeypatch.setattr(bench, "run", lambda shapes, *_, **__: asked.extend(shapes) or 0)
+    assert command.main(["bench", "deepbench-server", "7,6,5,4", "--threads", "2"]) == 0
+    assert asked == [*bench.SETS["deepbench-server"], (7, 6, 5, 4)]
+
+
+def test_the_environment_reaches_a_process_of_its_own(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    started = []
+
+    def process(arguments, *, env, check):
+        started.append((arguments, env["OPENBLAS_NUM_THREADS"], env["LSTM_RS_ISA"]))
+        return subprocess.CompletedProcess(arguments, 3)
+
+    monkeypatch.setattr(bench.subprocess, "run", process)
+    assert command.main(["bench", "--threads", "2", "--isa", "scalar"]) == 3
+    assert started == [([sys.executable, "-m", "lstm_rs", "bench", "--threads", "2", "--isa", "scalar"], "2", "scalar")]
+
+
+def test_the_picture_shows_every_shape_and_peer(tmp_path):
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "bench.png"
+    arguments = ["bench", "3,2,4,5", "2,1,3,4", "--mode", "forward", "train", "--peers", "numpy", "--seconds", "0"]
+    assert command.main([*arguments, "--threads", "2", "--plot", str(file)]) == 0
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("wrong", [["1,2,3"], ["1,2,3,0"], ["baseline"], ["--threads", "0"], ["--mode", "sideways"]])
 def test_wrong_arguments_are_refused(wrong, capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main(["bench", *wrong])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import lstm_rs
+from lstm_rs import bench
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -21,13 +22,15 @@ def at_least(low: int) -> Callable[[str], int]:
     return integer
 
 
-def shape(text: str) -> tuple[int, int, int, int]:
-    """Read four sizes, ``T,N,I,H``."""
+def shapes(text: str) -> tuple[bench.Shape, ...]:
+    """Read four sizes, ``T,N,I,H``, or the name of a set of shapes."""
+    if text in bench.SETS:
+        return bench.SETS[text]
     sizes = text.split(",")
     if len(sizes) != 4:
-        raise argparse.ArgumentTypeError(f"expected four sizes T,N,I,H, got {text}")
+        raise argparse.ArgumentTypeError(f"expected four sizes T,N,I,H, or one of {', '.join(bench.SETS)}; got {text}")
     steps, batch, input_size, hidden_size = map(at_least(1), sizes)
-    return steps, batch, input_size, hidden_size
+    return ((steps, batch, input_size, hidden_size),)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,14 +47,21 @@ def make_parser() -> argparse.ArgumentParser:
     demo.add_argument("--no-plot", action="store_true", help="no picture")
 
     what = "time passes beside the other libraries that are installed, and the machine's own limits"
-    bench = commands.add_parser("bench", help=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    bench.add_argument("shapes", nargs="*", type=shape, metavar="T,N,I,H", help="shapes; eleven of all kinds if none")
-    modes = ("forward", "train", "ragged", "forward-f64", "train-f64")
-    bench.add_argument("--mode", nargs="+", choices=modes, default=modes[:2], help="what to time")
-    bench.add_argument("--threads", type=at_least(1), default=1, help="of every library")
-    bench.add_argument("--peers", nargs="*", metavar="NAME", help="whom to time beside; all if not given")
-    bench.add_argument("--seconds", type=float, default=2.0, help="for each shape and mode")
-    bench.add_argument("--json", metavar="FILE", help="where all figures go")
+    timed = commands.add_parser("bench", help=what, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    timed.add_argument(
+        "shapes",
+        nargs="*",
+        type=shapes,
+        metavar="T,N,I,H",
+        help=f"shapes, or a set of them: {', '.join(bench.SETS)}; the first set if none",
+    )
+    timed.add_argument("--mode", nargs="+", choices=bench.MODES, default=bench.MODES[:2], help="what to time")
+    timed.add_argument("--threads", type=at_least(1), default=1, help="of every library")
+    timed.add_argument("--isa", choices=lstm_rs.available_isas(), help="our instruction set; the best if not given")
+    timed.add_argument("--peers", nargs="*", metavar="NAME", help="whom to time beside; all if not given")
+    timed.add_argument("--seconds", type=float, default=2.0, help="for each shape and mode")
+    timed.add_argument("--json", metavar="FILE", help="where all figures go")
+    timed.add_argument("--plot", metavar="FILE", help="where a picture of them goes")
 
     what = "show the version, the CPU, its instruction sets and the threads in use"
     commands.add_parser("info", help=what)
@@ -68,15 +78,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = None if args.no_plot else args.out
         return demo.run(seed=args.seed, units=args.units, epochs=args.epochs, out=out)
     if args.command == "bench":
-        from lstm_rs import bench
-
+        code = bench.launch(sys.argv[1:] if argv is None else argv, args.threads, args.isa)
+        if code is not None:
+            return code
         return bench.run(
-            args.shapes or bench.SHAPES,
+            [shape for given in args.shapes for shape in given] or bench.SHAPES,
             args.seconds,
             modes=args.mode,
             threads=args.threads,
             names=args.peers,
             out=args.json,
+            plot=args.plot,
         )
     if args.command == "info":
         lstm_rs.show_config()

@@ -1,7 +1,8 @@
 """Time passes beside other libraries: ``python -m lstm_rs bench``.
 
-Everything is timed in one process with the same number of threads, in turn, so that what disturbs one disturbs all;
-medians are compared. Before that, all have to give the same answer. The machine's own limits are measured first.
+Everything is timed in one process with the same number of threads, on as many cores, in turn, so that what disturbs one
+disturbs all; medians are compared. Before that, all have to give the same answer. What the machine can do at most is
+measured in the same turns.
 """
 
 from __future__ import annotations
@@ -9,18 +10,24 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import lstm_rs
 from lstm_rs import config
-from lstm_rs.bench.machine import Machine, bound, measure
-from lstm_rs.bench.peers import ALL, Call, Case, peers
+from lstm_rs.bench import machine as limits
+from lstm_rs.bench.machine import Machine, bound, measure, pinned
+from lstm_rs.bench.peers import ALL, MODES, Call, Case, environment, peers
+from lstm_rs.bench.timing import in_turn
+
+__all__ = ["MODES", "SETS", "SHAPES", "Shape", "duration", "launch", "run"]
 
 Shape = tuple[int, int, int, int]
 
@@ -39,18 +46,37 @@ SHAPES: tuple[Shape, ...] = (
 )
 """T, N, I, H: single steps, single sequences, batches."""
 
-MODES = ("forward", "train", "ragged", "forward-f64", "train-f64")
-"""A pass forward; forward and backward; forward over lengths uniform in 1..T; the first two in float64."""
+SETS: dict[str, tuple[Shape, ...]] = {
+    "usual": SHAPES,
+    "deepbench": (
+        *((25, n, h, h) for h in (512, 1024, 2048, 4096) for n in (16, 32, 64, 128)),
+        *((50, n, 1536, 1536) for n in (8, 16, 32)),
+        *((150, n, 256, 256) for n in (16, 32, 64)),
+    ),
+    "deepbench-server": (
+        *((25, n, h, h) for h in (512, 1024, 2048) for n in (1, 2, 4)),
+        *((50, n, 1536, 1536) for n in (1, 2, 4)),
+        *((150, n, 256, 256) for n in (1, 2, 4)),
+    ),
+}
+"""Shapes by name. The LSTMs of Baidu's DeepBench, for training and for inference on a server, whose input is as wide as
+the layer."""
 
-FEWEST = 5  # rounds, however long one takes
+MOMENT = 2e-3
+"""Seconds of one measurement of the machine, in each round."""
 
 
-class Timing(NamedTuple):
-    """Quartiles of a call's seconds."""
+def launch(arguments: Sequence[str], threads: int, isa: str | None) -> int | None:
+    """Run the command again in a process where all libraries use `threads` threads, unless this is one: its exit code.
 
-    low: float
-    median: float
-    high: float
+    Libraries read that when they are loaded, and NumPy is loaded already.
+    """
+    wanted = environment(threads) | ({} if isa is None else {"LSTM_RS_ISA": isa})
+    if all(os.environ.get(name) == value for name, value in wanted.items()):
+        return None
+    return subprocess.run(
+        [sys.executable, "-m", "lstm_rs", *arguments], env=os.environ | wanted, check=False
+    ).returncode
 
 
 def run(
@@ -61,6 +87,7 @@ def run(
     threads: int = 1,
     names: list[str] | None = None,
     out: str | None = None,
+    plot: str | None = None,
 ) -> int:
     """Time all shapes and print the table; the exit code is 1 if a peer gives another answer.
 
@@ -71,63 +98,109 @@ def run(
     seconds : float
         How long to time each shape and mode.
     modes : sequence of str
-        Out of `MODES`.
+        Out of `MODES`. Of "step", each N, I, H is timed once.
     threads : int
         Of every peer.
     names : list of str, optional
         The peers; all that are installed if there is none.
     out : str, optional
         A file for all figures, as JSON.
+    plot : str, optional
+        A file for a picture of them.
     """
-    with lstm_rs.num_threads(threads):
+    if plot is not None:
+        from lstm_rs.bench.plot import draw  # before the long part: matplotlib may be missing
+    with pinned(threads), lstm_rs.num_threads(threads):
         lstm_rs.show_config()
         rivals = peers(names)
         machine = measure(threads)
         _print_head(machine, list(rivals))
         rows: list[dict[str, Any]] = []
-        todo = [Case(*shape, mode=mode, threads=threads) for mode in modes for shape in shapes]
-        start = time.perf_counter()
-        for k, case in enumerate(todo):
-            if sys.stderr.isatty():
-                left = (time.perf_counter() - start) / k * (len(todo) - k) if k else seconds * len(todo)
-                done = 30 * k // len(todo)
-                print(f"\r[{'#' * done:<30}] {left:4.0f} s left ", end="", file=sys.stderr, flush=True)
+        todo = _cases(shapes, modes, threads)
+        bar = _Bar(todo)
+        for case in todo:
+            bar.show()
             calls = {name: call for name, make in rivals.items() if (call := make(case)) is not None}
             if (wrong := _disagreement(calls)) is not None:
                 print(f"{case}: {wrong} gives another answer", file=sys.stderr)
                 return 1
-            timings = _time({name: call.run for name, call in calls.items()}, seconds)
-            rows.append(_row(case, timings, machine))
-            print(("\r" if sys.stderr.isatty() else "") + _line(rows[-1], list(rivals)), flush=True)
+            rows.append(_row(case, calls, machine, seconds))
+            bar.clear()
+            print(_line(rows[-1], list(rivals)), flush=True)
+            bar.advance(case)
     print()
     for mode in modes:
         _print_mean(mode, [row for row in rows if row["mode"] == mode])
+    record = _record(machine, list(rivals), rows)
     if out is not None:
-        Path(out).write_text(json.dumps(_record(machine, list(rivals), rows), indent=1) + "\n")
+        Path(out).write_text(json.dumps(record, indent=1) + "\n")
+    if plot is not None:
+        draw(record, plot)
     return 0
 
 
-def _row(case: Case, timings: dict[str, Timing], machine: Machine) -> dict[str, Any]:
-    ours, *others = timings.values()
+def _cases(shapes: Sequence[Shape], modes: Sequence[str], threads: int) -> list[Case]:
+    cases = [Case(*shape, mode=mode, threads=threads) for mode in modes for shape in shapes]
+    return list(dict.fromkeys(case._replace(steps=1) if case.streams else case for case in cases))
+
+
+def _row(case: Case, calls: dict[str, Call], machine: Machine, seconds: float) -> dict[str, Any]:
     shape = case[:4]
     steps, batch, input_size, hidden_size = shape
+    dtype = case.dtype.name
+    weights = 4 * case.dtype.itemsize * hidden_size
+    levels = {machine.level(weights * columns) for columns in (input_size, hidden_size)}
+    figures = {dtype: lambda: limits.peak(machine, dtype, MOMENT)}
+    figures |= {level: lambda level=level: limits.bandwidth(machine, level, MOMENT) for level in levels}  # type: ignore[misc]
+    times, limited = in_turn({name: call.run for name, call in calls.items()}, figures, seconds)
+    now = machine._replace(
+        peak=machine.peak | {dtype: limited.pop(dtype).median},
+        bandwidth=machine.bandwidth | {level: timing.median for level, timing in limited.items()},
+    )
     passes = 3 if case.trains else 1
-    flop: float = passes * 8 * steps * batch * hidden_size * (input_size + hidden_size)
-    least = passes * bound(machine, shape, case.dtype.name)
-    if case.mode == "ragged":
-        _, _, lengths = case.make()
-        assert lengths is not None
-        share = float(lengths.sum()) / (steps * batch)
-        flop, least = flop * share, least * share
+    _, _, lengths = case.make()
+    share = 1.0 if lengths is None else float(lengths.sum()) / (steps * batch)
+    flop = share * passes * 8 * steps * batch * hidden_size * (input_size + hidden_size)
+    ours, *others = times.values()
+    best = min(times.keys() - {"lstm_rs"}, key=lambda name: times[name].median, default=None)
     return {
         "shape": shape,
         "mode": case.mode,
-        "microseconds": {name: [round(1e6 * value, 3) for value in timing] for name, timing in timings.items()},
+        "microseconds": {name: [round(1e6 * value, 3) for value in timing] for name, timing in times.items()},
+        "peak": now.peak[dtype],
+        "bandwidth": {level: now.bandwidth[level] for level in sorted(levels)},
         "gflops": flop / ours.median / 1e9,
-        "of_bound": least / ours.median,
-        "of_peak": flop / ours.median / machine.peak[case.dtype.name],
+        "of_bound": share * passes * bound(now, shape, dtype) / ours.median,
+        "of_peak": flop / ours.median / now.peak[dtype],
+        "best": best,
         "ratio": min(other.median for other in others) / ours.median if others else None,
     }
+
+
+class _Bar:
+    """How far it is, with the time left, where a person looks on."""
+
+    def __init__(self, cases: list[Case]) -> None:
+        # Every case takes its seconds; those of many operations take longer.
+        self._weights = [5 + 1e-10 * case.steps * case.batch * case.hidden_size**2 for case in cases]
+        self._done = 0
+        self._start = time.perf_counter()
+        self._shown = sys.stderr.isatty()
+
+    def show(self) -> None:
+        if not self._shown:
+            return
+        share = sum(self._weights[: self._done]) / sum(self._weights)
+        passed = time.perf_counter() - self._start
+        left = f"{passed / share - passed:4.0f} s left" if self._done else ""
+        print(f"\r[{'#' * int(30 * share):<30}] {share:4.0%} {left} ", end="", file=sys.stderr, flush=True)
+
+    def advance(self, _: Case) -> None:
+        self._done += 1
+
+    def clear(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _print_head(machine: Machine, names: list[str]) -> None:
@@ -137,25 +210,42 @@ def _print_head(machine: Machine, names: list[str]) -> None:
         print(f"{'not here':<18}{', '.join(missing)}")
     print(f"{'peak':<18}" + ", ".join(f"{v / 1e9:.0f} GFLOP/s in {dtype}" for dtype, v in machine.peak.items()))
     print(f"{'read':<18}" + ", ".join(f"{level} {v / 1e9:.0f} GB/s" for level, v in machine.bandwidth.items()))
-    print(f"\nmicroseconds, median, {machine.threads} thread{'s' * (machine.threads > 1)}")
-    header = "".join(f"{name:>13}" for name in names)
-    print(f"{'T,N,I,H':<18}{'mode':<12}{header}{'GFLOP/s':>9}{'bound':>7}{'peak':>6}{'ratio':>7}")
+    print(f"\nmedian time of a call, {machine.threads} thread{'s' * (machine.threads > 1)}")
+    header = "".join(f"{name:>12}" for name in names)
+    print(f"{'T,N,I,H':<18}{'mode':<15}{header}{'GFLOP/s':>9}{'bound':>7}{'peak':>6}{'ratio':>7}")
 
 
 def _line(row: dict[str, Any], names: list[str]) -> str:
-    times = {name: f"{timing[1]:,.1f}" for name, timing in row["microseconds"].items()}
-    line = f"{','.join(map(str, row['shape'])):<18}{row['mode']:<12}"
-    line += "".join(f"{times.get(name, '-'):>13}" for name in names)
+    times = {name: duration(timing[1]) for name, timing in row["microseconds"].items()}
+    line = f"{','.join(map(str, row['shape'])):<18}{row['mode']:<15}"
+    line += "".join(f"{times.get(name, '-'):>12}" for name in names)
     line += f"{row['gflops']:>9.1f}{row['of_bound']:>7.0%}{row['of_peak']:>6.0%}"
     return line + (f"{row['ratio']:>7.2f}" if row["ratio"] is not None else "")
 
 
+def duration(microseconds: float) -> str:
+    """Write a time in three digits.
+
+    >>> duration(3.456), duration(156.2), duration(1234.0), duration(2.5e7)
+    ('3.46 µs', '156 µs', '1.23 ms', '25.0 s')
+    """
+    value, units = microseconds, ["µs", "ms"]
+    while value >= 999.5 and units:
+        value /= 1000
+        units.pop(0)
+    digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{digits}f} {units[0] if units else 's'}"
+
+
 def _print_mean(mode: str, rows: list[dict[str, Any]]) -> None:
-    ratios = [(row["ratio"], ",".join(map(str, row["shape"]))) for row in rows if row["ratio"] is not None]
+    ratios = [(row["ratio"], row["best"], ",".join(map(str, row["shape"]))) for row in rows if row["best"] is not None]
     if ratios:
-        mean = np.exp(np.mean([np.log(ratio) for ratio, _ in ratios]))
-        worst, where = min(ratios)
-        print(f"{mode}: {mean:.2f} times as fast as the best peer in the geometric mean; worst {worst:.2f} at {where}")
+        mean = np.exp(np.mean([np.log(ratio) for ratio, _, _ in ratios]))
+        worst, peer, where = min(ratios)
+        print(
+            f"{mode}: {mean:.2f} times as fast as the best peer in the geometric mean; "
+            f"worst {worst:.2f} at {where}, beside {peer}"
+        )
 
 
 def _record(machine: Machine, names: list[str], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -165,7 +255,7 @@ def _record(machine: Machine, names: list[str], rows: list[dict[str, Any]]) -> d
         "isa": lstm_rs._core.isa(),
         "versions": {"lstm_rs": lstm_rs.__version__} | {name: _version(name) for name in names[1:]},
         "machine": machine._asdict(),
-        "columns": "microseconds are the quartiles",
+        "columns": "microseconds are the quartiles; peak and bandwidth are those of the same turns",
         "rows": rows,
     }
 
@@ -186,22 +276,3 @@ def _disagreement(calls: dict[str, Call]) -> str | None:
             if not np.allclose(actual, wanted, rtol=0, atol=1e-3 * float(np.abs(wanted).max())):
                 return name
     return None
-
-
-def _time(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
-    """The quartiles of each call's seconds, all taken in turn."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < FEWEST or time.perf_counter() < end:
-        rounds += 1
-        for name, call in calls.items():
-            # Short calls several times in a row: the first finds its weights out of the caches, where others put them.
-            times = 1 if not taken[name] else int(max(1, min(50, 2e-4 / taken[name][-1])))
-            start = time.perf_counter()
-            for _ in range(times):
-                call()
-            taken[name].append((time.perf_counter() - start) / times)
-    return {name: Timing(*np.quantile(times, [0.25, 0.5, 0.75]).tolist()) for name, times in taken.items()}
