@@ -103,37 +103,38 @@ def forward_train(
     tapes: list[Tape] = []
     masks: list[np.ndarray | None] = []
     ends: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def record(part: int, out: np.ndarray, h: np.ndarray, c: np.ndarray, gates: Any, c_tape: Any) -> None:
+        ends.append((h, c))
+        tape = Tape(
+            gates=gates,
+            c=c_tape,
+            x=x,
+            y=out,
+            weights=snapshot.weights[part],
+            state=states[part],
+            cell=layout.cell,
+            lengths=lengths,
+            reverse=part % directions == 1,
+            batch_first=layout.batch_first,
+        )
+        tapes.append(tape)
+
     for k in range(layout.num_layers):
         x = y
-        parts = range(k * directions, (k + 1) * directions)
-        sides: Sequence[np.ndarray | None] = (None,)
-        if directions == 2:
+        if directions == 1:
+            answer = _core.forward(snapshot.forward[k], x, states[k], lengths, False, layout.batch_first, True)
+            record(k, *answer)
+            y = answer[0]
+        else:
             # Both directions write into one array, side by side. The pass refuses an x of another rank.
             y = np.zeros((*x.shape[:-1], 2 * output) if x.ndim in (2, 3) else 0, dtype=layout.dtype)
-            sides = (y[..., :output], y[..., output:])
-        asked = [
-            (snapshot.forward[part], x, states[part], lengths, d == 1, layout.batch_first, True, sides[d])
-            for d, part in enumerate(parts)
-        ]
-        answers = (_core.forward(*asked[0]),) if directions == 1 else _core.forward_both(*asked)
-        for d, (part, (out, h, c, gates, c_tape)) in enumerate(zip(parts, answers, strict=True)):
-            ends.append((h, c))
-            tapes.append(
-                Tape(
-                    gates=gates,
-                    c=c_tape,
-                    x=x,
-                    y=out,
-                    weights=snapshot.weights[part],
-                    state=states[part],
-                    cell=layout.cell,
-                    lengths=lengths,
-                    reverse=d == 1,
-                    batch_first=layout.batch_first,
-                )
+            one, two = (
+                (snapshot.forward[part], x, states[part], lengths, d == 1, layout.batch_first, True, side)
+                for d, part, side in ((0, 2 * k, y[..., :output]), (1, 2 * k + 1, y[..., output:]))
             )
-        if directions == 1:
-            y = answers[0][0]
+            for d, answer in enumerate(_core.forward_both(one, two)):
+                record(2 * k + d, *answer)
         if k < layout.num_layers - 1:
             masks.append(dropout.mask(y.shape, layout.dtype))
             y = y if masks[-1] is None else y * masks[-1]
@@ -153,40 +154,44 @@ def backward(
         if d_out.shape != expected:
             raise ValueError(f"dy: expected shape {expected}, as y has, got {d_out.shape}")
     dstates = split_state(layout, "dstate", dstate, np.asarray(first.x))
-    weights: dict[str, Any] = {}
+    snapshot = tape._snapshot
+    found: dict[str | None, np.ndarray | None] = {}
     starts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def ask(part: int, d_out: np.ndarray | None) -> Any:
+        record = tape.layers[part]
+        return (
+            _core.Backward(record.cell, *record.weights) if snapshot is None else snapshot.backward(part),
+            record.x,
+            record.state,
+            record.lengths,
+            record.reverse,
+            record.batch_first,
+            record.y,
+            record.gates,
+            record.c,
+            d_out,
+            dstates[part],
+            need_dx or part >= directions,
+        )
+
+    def take(part: int, dx: Any, w_ih: Any, w_hh: Any, b: Any, peephole: Any, w_hr: Any, h: Any, c: Any) -> Any:
+        starts[part] = (h, c)
+        found.update(zip(layout.parts[part], (w_ih, w_hh, b, peephole, w_hr), strict=True))
+        return dx
+
     for k in reversed(range(layout.num_layers)):
-        parts = range(k * directions, (k + 1) * directions)
-        asked = []
-        for d, part in enumerate(parts):
-            record, snapshot = tape.layers[part], tape._snapshot
-            asked.append(
-                (
-                    _core.Backward(record.cell, *record.weights) if snapshot is None else snapshot.backward(part),
-                    record.x,
-                    record.state,
-                    record.lengths,
-                    record.reverse,
-                    record.batch_first,
-                    record.y,
-                    record.gates,
-                    record.c,
-                    None if d_out is None else d_out[..., d * output : (d + 1) * output],
-                    dstates[part],
-                    need_dx or k > 0,
-                )
-            )
-        answers = (_core.backward(*asked[0]),) if directions == 1 else _core.backward_both(*asked)
-        dx: np.ndarray | None = None
-        for part, (part_dx, *part_weights, h, c) in zip(parts, answers, strict=True):
-            starts[part] = (h, c)
-            weights |= {n: g for n, g in zip(layout.parts[part], part_weights, strict=True) if n is not None}
-            dx = part_dx if dx is None or part_dx is None else np.add(dx, part_dx, out=dx)
+        if directions == 1:
+            d_out = take(k, *_core.backward(*ask(k, d_out)))
+        else:
+            sides = (None, None) if d_out is None else (d_out[..., :output], d_out[..., output:])
+            answers = _core.backward_both(*(ask(2 * k + d, side) for d, side in enumerate(sides)))
+            dx, dx_back = (take(2 * k + d, *answer) for d, answer in enumerate(answers))
+            d_out = None if dx is None else np.add(dx, dx_back, out=dx)
         mask = tape.dropout[k - 1] if k > 0 else None
-        d_out = dx if mask is None or dx is None else dx * mask
-    return LSTMGradients(
-        d_out, {name: weights[name] for name in layout.shapes}, _join([starts[k] for k in sorted(starts)])
-    )
+        d_out = d_out if mask is None or d_out is None else d_out * mask
+    weights: Any = {name: found[name] for name in layout.shapes}
+    return LSTMGradients(d_out, weights, _join([starts[part] for part in range(len(layout.parts))]))
 
 
 def fits(layout: Layout, tape: LSTMTape) -> bool:

@@ -83,6 +83,9 @@ StateLike: TypeAlias = State | tuple[npt.ArrayLike, npt.ArrayLike] | None
 Lengths: TypeAlias = int | Sequence[int] | np.ndarray | None
 
 
+_set = object.__setattr__
+
+
 class Tape:
     """What a pass forward has recorded for the pass backward: read-only, and there to be looked at.
 
@@ -139,19 +142,16 @@ class Tape:
     batch_first: bool
 
     def __init__(self, **recorded: Any) -> None:
-        for what, names in (
-            ("missing", [name for name in self.__slots__ if name not in recorded]),
-            ("unknown", [name for name in recorded if name not in self.__slots__]),
-        ):
-            if names:
-                raise TypeError(f"Tape: {what} {', '.join(names)}")
-        for name, value in recorded.items():
-            object.__setattr__(self, name, value)
+        if recorded.keys() != _RECORDED:
+            missing, unknown = sorted(_RECORDED - recorded.keys()), sorted(recorded.keys() - _RECORDED)
+            raise TypeError(f"Tape: {'missing' if missing else 'unknown'} {', '.join(missing or unknown)}")
         for name in ("gates", "c"):
             array = recorded[name]
             if not isinstance(array, np.ndarray):
                 raise TypeError(f"tape.{name}: expected an array, got {type(array).__name__}")
-            array.flags.writeable = False
+            array.setflags(write=False)
+        for name, value in recorded.items():
+            _set(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"Tape.{name} is read-only")
@@ -166,6 +166,9 @@ class Tape:
     def __repr__(self) -> str:
         steps, batch, gates, hidden = self.gates.shape
         return f"<Tape of T={steps}, N={batch}, G={gates}, H={hidden}, {self.gates.dtype}>"
+
+
+_RECORDED = frozenset(Tape.__slots__)
 
 
 def _restore_tape(recorded: dict[str, Any]) -> Tape:

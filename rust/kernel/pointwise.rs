@@ -361,6 +361,26 @@ pub(crate) fn add_vectors<S: Lanes<T>, T: Element>(simd: S, first: bool, vectors
     });
 }
 
+/// `to += a_1 b_1 + ... + a_K b_K`, whose sum is a chain of its own; `to` counts as 0 in the first link of a chain.
+#[inline(always)]
+pub(crate) fn add_products<S: Lanes<T>, T: Element, const K: usize>(
+    simd: S,
+    first: bool,
+    a: [T; K],
+    b: [&[T]; K],
+    to: &mut [T],
+) {
+    let a = a.map(|a| simd.splat(a));
+    for_each_vector!(S, to.len(), at => {
+        let mut product = simd.splat(T::ZERO);
+        for (a, b) in a.iter().zip(&b) {
+            product = simd.mul_add(*a, get::<S, T, WHOLE>(simd, b, at), product);
+        }
+        let sum = if first { simd.splat(T::ZERO) } else { get::<S, T, WHOLE>(simd, to, at) };
+        put::<S, T, WHOLE>(simd, simd.add(product, sum), to, at);
+    });
+}
+
 /// `to += a * b`, or `to += a` without `b`: one link of the chains that sum over time.
 #[inline(always)]
 pub(crate) fn accumulate<S: Lanes<T>, T: Element>(simd: S, a: &[T], b: Option<&[T]>, to: &mut [T]) {

@@ -25,6 +25,8 @@ use crate::threads::Worker;
 const CHAIN: usize = 256;
 /// Rows of a sum that are made together, at most: what they are made of takes a quarter of a second-level cache.
 const SUM_ROWS: usize = 240;
+/// A chain of so few steps is added up row by row.
+const SHALLOW: usize = 4;
 
 impl<T: Element> Hand<T> {
     /// Room for a pass backward.
@@ -204,8 +206,7 @@ impl<T: Element> Pass<'_, T> {
             let cells = &cells[..count];
             let n = |&(_, j): &(usize, usize)| self.schedule.sequence(j);
             let d_z = Links::new(cells, |cell| &self.d_z.row(cell.0, n(cell))[rows.clone()]);
-            interleave::<S, T>(&d_z, rows.len(), left);
-            let mut outer = Outer { first, left: &*left, right, sums };
+            let mut outer = Outer::new::<S>(first, &d_z, rows.len(), (left, right, sums));
             outer.add(simd, rows.clone(), &Links::new(cells, |cell| self.x.row(cell.0, n(cell))), &mut w_ih);
             outer.add(simd, rows.clone(), &Links::new(cells, |&(t, j)| self.r_before(t, j)), &mut w_hh);
             if let Some(b) = &mut b {
@@ -241,10 +242,9 @@ impl<T: Element> Pass<'_, T> {
                     pointwise::hidden_again(simd, cell_spec, &gates, &c, n(cell), h);
                 }
                 let d_r = Links::new(cells, |cell| self.d_r.row(cell.0, n(cell)));
-                interleave::<S, T>(&d_r, output_size, left);
                 let mut hidden = hidden.chunks_exact(units.len());
                 let h = Links::new(cells, |_| hidden.next().expect("a row for each"));
-                let mut outer = Outer { first, left: &*left, right, sums };
+                let mut outer = Outer::new::<S>(first, &d_r, output_size, (left, right, sums));
                 outer.add_columns(simd, 0..output_size, &h, units.clone(), w_hr);
             }
             first = false;
@@ -330,13 +330,28 @@ fn columns<T: Copy, const N: usize>(rows: &[&[T]], first: usize, to: &mut [T]) {
 struct Outer<'a, T> {
     /// Is this the first chain, which what the sum's memory held is nothing to?
     first: bool,
-    /// Of the sum's rows, as [`interleave`] makes it.
-    left: &'a [T],
+    left: &'a Links<'a, T>,
+    /// The same as columns of tiles, where there is more than a [`SHALLOW`] chain.
+    interleaved: &'a [T],
     right: &'a mut Panel<T>,
     sums: &'a mut [T],
 }
 
-impl<T: Element> Outer<'_, T> {
+impl<'a, T: Element> Outer<'a, T> {
+    /// Of a left operand that is `width` numbers wide, in a worker's memory.
+    #[inline(always)]
+    fn new<S: Lanes<T>>(
+        first: bool,
+        left: &'a Links<'a, T>,
+        width: usize,
+        (interleaved, right, sums): (&'a mut [T], &'a mut Panel<T>, &'a mut [T]),
+    ) -> Self {
+        if left.len() > SHALLOW {
+            interleave::<S, T>(left, width, interleaved);
+        }
+        Self { first, left, interleaved, right, sums }
+    }
+
     /// `sum += left' right` in these rows; `right` has a row for each step of the chain.
     #[inline(always)]
     fn add<S: Lanes<T>>(&mut self, simd: S, rows: Range<usize>, right: &Links<'_, T>, sum: &mut RowsMut<'_, T>) {
@@ -356,6 +371,13 @@ impl<T: Element> Outer<'_, T> {
         if columns.is_empty() {
             return;
         }
+        match right.len() {
+            1 => return self.add_rows::<S, 1>(simd, rows, right, &columns, sum),
+            2 => return self.add_rows::<S, 2>(simd, rows, right, &columns, sum),
+            3 => return self.add_rows::<S, 3>(simd, rows, right, &columns, sum),
+            SHALLOW => return self.add_rows::<S, SHALLOW>(simd, rows, right, &columns, sum),
+            _ => {}
+        }
         let depth = right.len();
         self.right.reuse(depth, columns.len().div_ceil(S::LANES), WIDTH);
         for (first, width, numbers) in self.right.blocks_mut() {
@@ -366,11 +388,28 @@ impl<T: Element> Outer<'_, T> {
         }
         let (right, mut backwards) = (self.right.all(), false);
         for (block, count) in balanced(rows.len(), SUM_ROWS) {
-            let left = Left::Interleaved(&self.left[block * depth..]);
+            let left = Left::Interleaved(&self.interleaved[block * depth..]);
             let (first, rows) = (rows.start + block, count);
             let product = Product { left, right, first, rows, start: Start::Zero, backwards };
             multiply(simd, product, self.sums, &mut Add { first: self.first, columns: columns.clone(), sum });
             backwards = !backwards;
+        }
+    }
+
+    /// The same of K steps, row by row: it takes as long as its memory does, which likes to be written in order.
+    #[inline(always)]
+    fn add_rows<S: Lanes<T>, const K: usize>(
+        &mut self,
+        simd: S,
+        rows: Range<usize>,
+        right: &Links<'_, T>,
+        columns: &Range<usize>,
+        sum: &mut RowsMut<'_, T>,
+    ) {
+        let right: [&[T]; K] = std::array::from_fn(|k| &right[k][..columns.len()]);
+        for (at, row) in rows.enumerate() {
+            let left = std::array::from_fn(|k| self.left[k][at]);
+            pointwise::add_products(simd, self.first, left, right, sum.part_mut(0, row, columns));
         }
     }
 }

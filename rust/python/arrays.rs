@@ -40,7 +40,7 @@ number!(f32, "float32");
 number!(f64, "float64");
 
 /// A thread keeps workspaces of so many bytes each at most.
-const KEPT: usize = 16 << 20;
+const KEPT: usize = 64 << 20;
 
 /// Runs `pass` in this thread's workspaces, one for each direction, or in new ones inside a pass: a signal's handler may
 /// make a call.
