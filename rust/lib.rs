@@ -21,6 +21,7 @@
 //! The same inputs give the same bits on every instruction set, for any number of threads, in any batch, in any chunking
 //! of time.
 
+mod caches;
 pub mod cell;
 pub mod dims;
 pub mod error;

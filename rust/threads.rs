@@ -166,6 +166,8 @@ struct Region<'a> {
     barriers: [Barrier; 2],
     /// Workers besides the caller that have not finished.
     running: Line<AtomicUsize>,
+    /// Where the caller was when it came, if there is a CPU for each worker.
+    place: Option<usize>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -231,11 +233,65 @@ impl Desk {
             let region = self.next.0.swap(std::ptr::null_mut(), Ordering::Acquire);
             // SAFETY: a caller gave it and keeps it alive until `running` is 0, to which this worker's 1 still counts.
             let region = unsafe { &*region };
+            if region.place.is_some() && region.place == affinity::here() {
+                affinity::leave();
+            }
             region.work(index);
             // The last that is seen of the region.
             region.running.0.fetch_sub(1, Ordering::Release);
         }
     }
+}
+
+/// Which CPU a thread runs on.
+///
+/// Where another library's threads spin, a member may wake up on the caller's CPU, each of the two then waits for the
+/// other to give way, and for the system both have run too lately to be moved (28 times as slow, for as long as it was
+/// looked at). So a member that finds itself there moves.
+#[cfg(target_os = "linux")]
+mod affinity {
+    use std::mem::size_of_val;
+
+    /// CPUs up to 1,024, as the system's own type has.
+    type Set = [u64; 16];
+
+    unsafe extern "C" {
+        fn sched_getcpu() -> i32;
+        fn sched_getaffinity(thread: i32, size: usize, set: *mut u64) -> i32;
+        fn sched_setaffinity(thread: i32, size: usize, set: *const u64) -> i32;
+    }
+
+    /// The CPU under this thread.
+    pub(super) fn here() -> Option<usize> {
+        // SAFETY: it asks for nothing, and says -1 where it does not know.
+        usize::try_from(unsafe { sched_getcpu() }).ok()
+    }
+
+    /// Moves this thread to another of the CPUs that it may use, all of which it may use afterwards as before.
+    pub(super) fn leave() {
+        let mut all: Set = [0; 16];
+        let size = size_of_val(&all);
+        // SAFETY: `all` has so many bytes; 0 is this thread.
+        let known = unsafe { sched_getaffinity(0, size, all.as_mut_ptr()) } == 0;
+        let Some(cpu) = here().filter(|_| known) else { return };
+        let mut others = all;
+        if let Some(word) = others.get_mut(cpu / 64) {
+            *word &= !(1 << (cpu % 64));
+        }
+        // SAFETY: as above. Without a CPU in it the set is refused, and nothing changes.
+        if unsafe { sched_setaffinity(0, size, others.as_ptr()) } == 0 {
+            // SAFETY: as above.
+            unsafe { sched_setaffinity(0, size, all.as_ptr()) };
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod affinity {
+    pub(super) fn here() -> Option<usize> {
+        None
+    }
+    pub(super) fn leave() {}
 }
 
 /// The threads of one process.
@@ -352,6 +408,7 @@ pub(crate) fn share_pair<H: Send>(mut hands: [&mut [H]; 2], job: impl Fn(usize, 
         counts,
         barriers: [Barrier::new(), Barrier::new()],
         running: Line(AtomicUsize::new(others)),
+        place: affinity::here().filter(|_| others < cores()),
         panic: Mutex::new(None),
     };
     for member in members_asked {
@@ -408,6 +465,23 @@ pub(crate) mod tests {
             });
             assert_eq!(hands, vec![count * 199 * 200 / 2; count]);
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn threads_move_and_stay_free() {
+        let thread = thread::spawn(|| {
+            // A thread by itself may be moved again before it looks: one time in many is enough.
+            let moved = (0..50).any(|_| {
+                let before = affinity::here();
+                affinity::leave();
+                affinity::here() != before
+            });
+            (moved, thread::available_parallelism().map_or(1, usize::from))
+        });
+        let (moved, cpus) = thread.join().unwrap();
+        assert_eq!(cpus, cores());
+        assert_eq!(moved, cpus > 1);
     }
 
     #[test]

@@ -76,14 +76,15 @@ impl<T: Element> Backward<T> {
         two.stop.outcome()
     }
 
-    /// How long one thread takes for so many steps of one sequence, in nanoseconds, about.
-    pub fn nanoseconds(&self, cells: usize) -> f64 {
-        work::<T>(&self.dims, cells, 2.0)
+    /// How long one thread takes for `steps` of in all `cells` steps of one sequence, in nanoseconds, about.
+    pub fn nanoseconds(&self, steps: usize, cells: usize) -> f64 {
+        work::<T>(&self.dims, (steps, cells), 2)
     }
 
     /// How large the call is, or what is wrong with its input.
     fn size(&self, tape: &Tape<'_, T>, control: &Control<'_>) -> Result<Size> {
-        let (dims, work) = (tape.input.dims(self.dims)?, self.nanoseconds(tape.input.valid()));
+        let dims = tape.input.dims(self.dims)?;
+        let work = self.nanoseconds(dims.steps, tape.input.valid());
         Ok(Size { dims, work, threads: threads(control, work) })
     }
 

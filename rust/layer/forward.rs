@@ -71,14 +71,15 @@ impl<T: Element> Forward<T> {
         two.finish()
     }
 
-    /// How long one thread takes for so many steps of one sequence, in nanoseconds, about.
-    pub fn nanoseconds(&self, cells: usize) -> f64 {
-        work::<T>(&self.dims, cells, 1.0)
+    /// How long one thread takes for `steps` of in all `cells` steps of one sequence, in nanoseconds, about.
+    pub fn nanoseconds(&self, steps: usize, cells: usize) -> f64 {
+        work::<T>(&self.dims, (steps, cells), 1)
     }
 
     /// How large the call is, or what is wrong with its input.
     fn size(&self, input: &Input<'_, T>, control: &Control<'_>) -> Result<Size> {
-        let (dims, work) = (input.dims(self.dims)?, self.nanoseconds(input.valid()));
+        let dims = input.dims(self.dims)?;
+        let work = self.nanoseconds(dims.steps, input.valid());
         Ok(Size { dims, work, threads: threads(control, work) })
     }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::Control;
 use super::schedule::Schedule;
+use crate::caches::second_level;
 use crate::dims::{Dims, LayerDims};
 use crate::error::{Error, Result};
 use crate::kernel::tile::{Panel, sums};
@@ -22,8 +23,6 @@ use crate::threads::{OnCaller, Worker, worthwhile};
 
 /// Bytes of pre-activations in a chunk of time: a quarter of a second-level cache of 1 MiB.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Weights of so many bytes fit a second-level cache beside the chunk.
-const CACHED_BYTES: usize = 640 << 10;
 /// Rows that each worker keeps when a batch is shared out, so that its tiles are full.
 const FULL_ROWS: usize = 6;
 /// A step of so many nanoseconds is worth a barrier, which takes 200 to 400.
@@ -76,13 +75,21 @@ pub(super) struct Size {
     pub(super) threads: usize,
 }
 
-/// How long one thread takes for `cells` steps of one sequence, in nanoseconds, about; `passes` is how much that is beside
-/// a pass forward.
-pub(super) fn work<T>(layer: &LayerDims, cells: usize, passes: f64) -> f64 {
-    let scale = passes * size_of::<T>() as f64 / 4.0;
-    // 80 GFLOP/s, and the gates.
-    let products = 2.0 * layer.gate_rows() as f64 * (layer.input_size + layer.output_size) as f64 / 80.0;
-    scale * (products + 0.5 * layer.hidden_size as f64) * cells as f64
+/// How long one thread takes for `steps` of in all `cells` steps of one sequence, in nanoseconds, about.
+///
+/// A pass forward has 1 of `passes`. A pass backward has 2, and writes the sums of the weights.
+pub(super) fn work<T>(layer: &LayerDims, (steps, cells): (usize, usize), passes: usize) -> f64 {
+    let LayerDims { input_size, hidden_size, output_size, .. } = *layer;
+    let (bytes, cells) = (size_of::<T>() * layer.gate_rows(), cells as f64);
+    // 80 GFLOP/s in f32, or the weights are read: each step those of the state, once those of the input.
+    let speed = if passes * bytes * (input_size + output_size) <= second_level() { 100.0 } else { 30.0 };
+    let product = |columns: usize, times: usize| {
+        let bytes = (bytes * columns) as f64;
+        f64::max(bytes / 160.0 * cells, bytes / speed * times as f64)
+    };
+    let gates = 0.125 * (size_of::<T>() * hidden_size) as f64 * cells;
+    let sums = 2.0 * (bytes * (input_size + output_size)) as f64 / speed;
+    passes as f64 * (product(output_size, steps) + product(input_size, 1) + gates) + (passes - 1) as f64 * sums
 }
 
 /// How many threads a call of so much work may use.
@@ -119,7 +126,7 @@ impl Plan {
         let step = work / schedule.steps().max(1) as f64;
         let of_batch = threads.min(schedule.batch());
         let of_units = threads.min(blocks);
-        if schedule.batch() >= threads * FULL_ROWS && bytes <= CACHED_BYTES {
+        if schedule.batch() >= threads * FULL_ROWS && bytes <= second_level() / 4 * 3 {
             Self { threads: of_batch, split: Split::Batch }
         } else if of_units > 1 && (step >= WORTH_MEETING || schedule.steps() == 1) {
             Self { threads: of_units, split: Split::Units }

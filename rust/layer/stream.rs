@@ -58,7 +58,7 @@ impl<T: Element> Stream<T> {
 
     /// How long one thread takes for a step, in nanoseconds, about.
     pub fn nanoseconds(&self) -> f64 {
-        self.layers.iter().map(|layer| layer.nanoseconds(self.batch())).sum()
+        self.layers.iter().map(|layer| layer.nanoseconds(1, self.batch())).sum()
     }
 
     /// The state: (L, N, P) and (L, N, H).

@@ -119,7 +119,7 @@ impl Layers {
         };
         let mut end: [ArrayViewMut3<'_, T>; 2] = [stack_mut(&h), stack_mut(&c)];
         let lengths = lengths.as_deref();
-        let nanoseconds = parts.iter().map(|part| part.nanoseconds(dims.cells())).sum();
+        let nanoseconds = parts.iter().map(|part| part.nanoseconds(dims.steps, dims.cells())).sum();
         detached(py, nanoseconds, |control| {
             with_workspaces(|[one, two]| {
                 for (k, parts) in parts.chunks(self.directions).enumerate() {

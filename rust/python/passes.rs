@@ -50,7 +50,7 @@ pub(super) fn forward<'py>(
     ) -> PyResult<Bound<'py, PyTuple>> {
         let arrays = ForwardArrays::new(py, weights, arguments)?;
         let (input, output) = arrays.views();
-        detached(py, weights.nanoseconds(arrays.dims.cells()), |control| {
+        detached(py, weights.nanoseconds(arrays.dims.steps, arrays.dims.cells()), |control| {
             with_workspaces(|[space, _]| weights.run_with(space, input, output, control))
         })?;
         arrays.into_tuple(py)
@@ -77,7 +77,7 @@ pub(super) fn forward_both<'py>(
         let one = ForwardArrays::new(py, weights[0], arguments[0])?;
         let two = ForwardArrays::new(py, weights[1], arguments[1])?;
         let views = [one.views(), two.views()];
-        detached(py, 2.0 * weights[0].nanoseconds(one.dims.cells()), |control| {
+        detached(py, 2.0 * weights[0].nanoseconds(one.dims.steps, one.dims.cells()), |control| {
             with_workspaces(|spaces| {
                 let [(input, output), (second_input, second_output)] = views;
                 let [space, second_space] = spaces;
@@ -219,7 +219,7 @@ pub(super) fn backward<'py>(
     ) -> PyResult<Bound<'py, PyTuple>> {
         let arrays = BackwardArrays::new(py, weights, arguments)?;
         let (tape, gradient, out) = arrays.views();
-        detached(py, weights.nanoseconds(arrays.dims.cells()), |control| {
+        detached(py, weights.nanoseconds(arrays.dims.steps, arrays.dims.cells()), |control| {
             with_workspaces(|[space, _]| weights.run_with(space, tape, gradient, out, control))
         })?;
         arrays.into_tuple(py)
@@ -247,7 +247,7 @@ pub(super) fn backward_both<'py>(
         let one = BackwardArrays::new(py, weights[0], arguments[0])?;
         let two = BackwardArrays::new(py, weights[1], arguments[1])?;
         let views = [one.views(), two.views()];
-        detached(py, 2.0 * weights[0].nanoseconds(one.dims.cells()), |control| {
+        detached(py, 2.0 * weights[0].nanoseconds(one.dims.steps, one.dims.cells()), |control| {
             with_workspaces(|spaces| {
                 let [(tape, gradient, out), (second_tape, second_gradient, second_out)] = views;
                 let [space, second_space] = spaces;

@@ -18,7 +18,8 @@ BLOCK = 1e-3
 """Seconds: a short call is repeated for about so long, and runs as long before that untimed."""
 
 PAUSE = 2e-3
-"""Seconds between two calls, in which the threads of the last one give up waiting for more."""
+MOST_PAUSES = 50
+"""Seconds between two calls, and how often at most: until the threads of the last one give up waiting for more."""
 
 
 class Timing(NamedTuple):
@@ -66,7 +67,7 @@ def in_turn(
         for name, call in calls.items():
             if rounds > 2 and quick[name] > HOPELESS * min(quick.values()):
                 continue
-            time.sleep(PAUSE)
+            _rest()
             times = int(np.clip(BLOCK / quick[name], 1, 1000))
             if quick[name] < 20 * BLOCK:
                 # Others have put our weights out of the caches, and our threads to sleep.
@@ -77,6 +78,15 @@ def in_turn(
         {name: Timing.of(values) for name, values in taken.items()},
         {name: Timing.of(values) for name, values in figures.items()},
     )
+
+
+def _rest() -> None:
+    """Sleep until this process no longer runs meanwhile: some libraries' threads spin for 50 ms after a call."""
+    for _ in range(MOST_PAUSES):
+        before = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - before < PAUSE / 10:
+            return
 
 
 def _block(call: Callable[[], object], times: int) -> float:
