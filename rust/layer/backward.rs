@@ -3,13 +3,14 @@
 //! Step by step from the last: a step's recurrent product is what it hands on to the step before, whose gates' gradients
 //! are made of it while it is in the first cache. Two values are handed on, each rounded once: `d_h` and `d_c`. They
 //! start as the gradient of the final state and end as that of the initial one, in the caller's own array: backward over
-//! chunks is therefore backward over the whole. What sums over time or does not feed back is left to `deferred.rs`.
+//! chunks is therefore backward over the whole. What sums over time or does not feed back is left to `deferred.rs`, window
+//! of time by window, while the gates' gradients are in the second-level cache: no memory grows with the steps.
 
 use std::ops::Range;
 
-use super::deferred::{SumRows, Sums, input_gradient};
+use super::deferred::{CHAIN, SumRows, Sums, input_gradient};
 use super::schedule::Schedule;
-use super::share::{Cancel, Hand, Plan, Size, Split, Stop, Workspace, side_by_side, steps_per_round, threads, work};
+use super::share::{Cancel, Hand, Plan, Size, Split, Stop, Workspace, side_by_side, steps_per_window, threads, work};
 use super::{Backward, Control, Gradients, OutputGradient, StateRows, Tape, flat};
 use crate::dims::Dims;
 use crate::error::{Error, Result};
@@ -123,11 +124,12 @@ impl<T: Element> Backward<T> {
             d_h[n * output..][..output].copy_from_slice(carry.h(n));
             d_c[n * hidden..][..hidden].copy_from_slice(carry.c(n));
         }
-        let cells = dims.steps * dims.batch;
         let (z_stride, r_stride) = (padded::<T>(rows), padded::<T>(output));
-        d_z.resize(cells * z_stride)?;
-        d_r.resize(if self.w_hr.is_some() { cells * r_stride } else { 0 })?;
-        let projected = if self.w_hr.is_some() { dims.steps } else { 0 };
+        let window = steps_per_window::<T>(rows, dims.batch);
+        let ring = dims.steps.min(window + CHAIN.div_ceil(dims.batch.max(1)));
+        let projected = if self.w_hr.is_some() { ring } else { 0 };
+        d_z.resize(ring * dims.batch * z_stride)?;
+        d_r.resize(projected * dims.batch * r_stride)?;
         schedule.places(place)?;
         let sums = Sums::new(self, out.w_ih, out.w_hh, out.b, out.peephole, out.w_hr)?;
 
@@ -151,7 +153,9 @@ impl<T: Element> Backward<T> {
             dy: gradient.dy.map(|dy| Rows::new("dy", dy)).transpose()?,
             d_h: RowsMut::flat(d_h, output),
             d_c: RowsMut::flat(d_c, hidden),
-            d_z: RowsMut::padded(d_z, (dims.steps, dims.batch, rows), z_stride),
+            window,
+            ring,
+            d_z: RowsMut::padded(d_z, (ring, dims.batch, rows), z_stride),
             d_r: RowsMut::padded(d_r, (projected, dims.batch, output), r_stride),
             dx: out.x.map(|dx| RowsMut::new("dx", dx)).transpose()?,
             sums: sums.rows(&self.dims),
@@ -193,9 +197,13 @@ pub(super) struct Pass<'a, T> {
     /// The carries, (N, P) and (N, H).
     d_h: RowsMut<'a, T>,
     d_c: RowsMut<'a, T>,
-    /// (T, N, G·H)
+    /// How many steps are swept before what sums over them is added up.
+    window: usize,
+    /// How many steps `d_z` and `d_r` have room for: those of a window, and of the chain that the last one left unfinished.
+    ring: usize,
+    /// (ring, N, G·H)
     pub(super) d_z: RowsMut<'a, T>,
-    /// (T, N, P), where there is a projection.
+    /// (ring, N, P), where there is a projection.
     pub(super) d_r: RowsMut<'a, T>,
     pub(super) dx: Option<RowsMut<'a, T>>,
     pub(super) sums: SumRows<'a, T>,
@@ -244,28 +252,41 @@ impl<T: Element> Job<T> for Share<'_, T> {
             let (d_h, d_c, d_z, d_r) = (pass.d_h.share(), pass.d_c.share(), pass.d_z.share(), pass.d_r.share());
             Own { units, outputs, hidden, d_h, d_c, d_z, d_r }
         };
-        let round = steps_per_round::<T>(pass.dims.batch * dims.gate_rows(), schedule.steps());
-        let mut later = None;
-        for s in (0..schedule.steps()).rev() {
-            if s % round == 0 && pass.stop.before(worker, schedule.steps() - 1 - s, pass.plan.split == Split::Units) {
+        let (mut later, mut first) = (None, true);
+        let mut end = pass.schedule.steps();
+        for window in 0.. {
+            if pass.stop.before(worker, window, true) {
+                return;
+            }
+            let steps = end.saturating_sub(pass.window)..end;
+            for t in steps.clone().rev().map(|s| pass.schedule.time(s)).filter(|&t| schedule.active(t) > 0) {
+                pass.step(simd, (&schedule, worker), (later, Some(t)), &mut own, &mut hand.sums);
+                later = Some(t);
+            }
+            if steps.start == 0 {
+                // What the first step hands on is the gradient of the initial state.
+                pass.step(simd, (&schedule, worker), (later, None), &mut own, &mut hand.sums);
+            }
+            // The sums read what all have written, and it is written over in the next window.
+            worker.wait();
+            input_gradient(simd, pass, worker, steps.clone(), hand);
+            pass.sum(simd, worker, steps.clone(), hand, &mut first);
+            if steps.start == 0 {
                 break;
             }
-            let t = schedule.time(s);
-            pass.step(simd, (&schedule, worker), (later, Some(t)), &mut own, &mut hand.sums);
-            later = Some(t);
-        }
-        // What the first step hands on is the gradient of the initial state.
-        pass.step(simd, (&schedule, worker), (later, None), &mut own, &mut hand.sums);
-        // The sums read what all have written.
-        worker.wait();
-        if !pass.stop.asked() {
-            input_gradient(simd, pass, worker, hand);
-            pass.sum(simd, worker, hand);
+            worker.wait();
+            end = steps.start;
         }
     }
 }
 
 impl<T: Element> Pass<'_, T> {
+    /// Where `d_z` and `d_r` have step `t`.
+    #[inline(always)]
+    pub(super) fn slot(&self, t: usize) -> usize {
+        t % self.ring
+    }
+
     /// The state `c` that step `t` of the `j`-th sequence started from.
     #[inline(always)]
     pub(super) fn c_before(&self, schedule: &Schedule<'_>, t: usize, j: usize) -> &[T] {
@@ -301,7 +322,8 @@ impl<T: Element> Pass<'_, T> {
             // SAFETY: this share is read alone, at the later step: see `Own`.
             let d_z = unsafe { self.d_z.share() };
             let mut carry = Carry { pass: self, schedule, t, active, first, own };
-            let left = |j: usize| d_z.row(later, schedule.sequence(j));
+            let slot = self.slot(later);
+            let left = |j: usize| d_z.row(slot, schedule.sequence(j));
             product(simd, carried, left, part, (Start::Zero, later % 2 == 1), sums, &mut carry);
         }
         let Some(t) = t else { return };
@@ -325,7 +347,8 @@ impl<T: Element> Pass<'_, T> {
             let part = w_hr.part(&own.hidden);
             // SAFETY: nobody writes at this step before the next barrier.
             let d_r = unsafe { self.d_r.share() };
-            let left = |j: usize| d_r.row(t, schedule.sequence(j));
+            let slot = self.slot(t);
+            let left = |j: usize| d_r.row(slot, schedule.sequence(j));
             let mut gates = Projected { pass: self, schedule, t, own };
             product(simd, active, left, part, (Start::Zero, t % 2 == 1), sums, &mut gates);
         }
@@ -353,7 +376,7 @@ impl<T: Element> Pass<'_, T> {
             c: self.c.columns(t, units),
             dy,
             d_c: d_c.columns_mut(0, units),
-            d_z: d_z.groups_mut(t, gates, units),
+            d_z: d_z.groups_mut(self.slot(t), gates, units),
         };
         let blocks = units.len().div_ceil(S::LANES);
         let a = &mut spare[..rows.len() * blocks];
@@ -391,7 +414,7 @@ impl<T: Element> Carry<'_, '_, T> {
             let out = (&mut own.d_c, &mut own.d_z);
             return pass.gates(simd, schedule, (*t, rows), &outputs, (carry, dy), spare, out);
         }
-        let mut d_r = own.d_r.columns_mut(*t, &outputs);
+        let mut d_r = own.d_r.columns_mut(pass.slot(*t), &outputs);
         for (j, carry) in rows.zip(carry.chunks_exact(outputs.len().div_ceil(S::LANES))) {
             let n = schedule.sequence(j);
             let dy = dy.map_or(&pass.initial.zeros[outputs.clone()], |dy| dy.row(n));

@@ -2,7 +2,7 @@
 //!
 //! The order of the sums is part of the bit contract. The valid steps in ascending index `t·N + n` (the same for any
 //! layout and direction) form chains of fused multiply-adds, one for each [`CHAIN`] consecutive indices; the partial sums
-//! are added in ascending order. One chain over all of them would be 15 to 20 times less accurate (measured over 93,440
+//! are added in the order of the sweep, so from the last to the first, or with `reverse` from the first to the last. One chain over all of them would be 15 to 20 times less accurate (measured over 93,440
 //! steps), and chains of fixed places can be shared out among threads.
 
 use std::ops::{Deref, Range};
@@ -22,7 +22,7 @@ use crate::simd::{Element, Lanes};
 use crate::threads::Worker;
 
 /// Indices `t·N + n` in one chain.
-const CHAIN: usize = 256;
+pub(super) const CHAIN: usize = 256;
 /// Rows of a sum that are made together, at most: what they are made of takes a quarter of a second-level cache.
 const SUM_ROWS: usize = 240;
 /// A chain of so few steps is added up row by row.
@@ -50,6 +50,7 @@ pub(super) fn input_gradient<S: Lanes<T>, T: Element>(
     simd: S,
     pass: &Pass<'_, T>,
     worker: &Worker<'_>,
+    steps: Range<usize>,
     hand: &mut Hand<T>,
 ) {
     let w_ih = &pass.weights.w_ih;
@@ -59,12 +60,12 @@ pub(super) fn input_gradient<S: Lanes<T>, T: Element>(
     // SAFETY: a worker writes blocks of rows, or of columns, of its own, and reads none.
     let mut dx = unsafe { dx.share() };
     let Hand { sums, cells, .. } = hand;
-    let valid = pass.schedule.valid();
+    let valid = pass.schedule.cells(steps.clone()).count();
     let by_rows = valid >= worker.count();
     let blocks = if by_rows { 0..w_ih.blocks() } else { worker.part(w_ih.blocks()) };
     let block = if by_rows { valid.div_ceil(worker.count()).clamp(1, BLOCK_ROWS) } else { BLOCK_ROWS };
     let right = w_ih.part(&blocks);
-    let mut all = pass.schedule.cells(0..pass.schedule.steps());
+    let mut all = pass.schedule.cells(steps);
     for turn in 0.. {
         let mut count = 0;
         for (place, (t, j)) in cells[..block].iter_mut().zip(all.by_ref()) {
@@ -79,7 +80,7 @@ pub(super) fn input_gradient<S: Lanes<T>, T: Element>(
         }
         let left = |r: usize| {
             let (t, n): (usize, usize) = cells[r];
-            pass.d_z.row(t, n)
+            pass.d_z.row(pass.slot(t), n)
         };
         let (first, most) = (right.first_column(), pass.dims.layer.input_size);
         let mut write = Write { cells: &cells[..count], first, most, dx: &mut dx };
@@ -173,9 +174,17 @@ impl<'a, T: Element> Sums<'a, T> {
 }
 
 impl<T: Element> Pass<'_, T> {
-    /// Adds up the gradients of the weights, chain by chain: each worker those of its own gate rows and units.
+    /// Adds up the gradients of the weights, over the chains that end with the sweep of these steps: each worker those of
+    /// its own gate rows and units. Is this the `first` of them?
     #[inline(always)]
-    pub(super) fn sum<S: Lanes<T>>(&self, simd: S, worker: &Worker<'_>, hand: &mut Hand<T>) {
+    pub(super) fn sum<S: Lanes<T>>(
+        &self,
+        simd: S,
+        worker: &Worker<'_>,
+        steps: Range<usize>,
+        hand: &mut Hand<T>,
+        first: &mut bool,
+    ) {
         let LayerDims { input_size, hidden_size, output_size, .. } = self.dims.layer;
         let cell_spec = self.weights.cell;
         let (rows, units) = (worker.part(self.dims.layer.gate_rows()), worker.part(hidden_size));
@@ -187,26 +196,17 @@ impl<T: Element> Pass<'_, T> {
             (w_ih.share(), w_hh.share(), b, peephole, w_hr.as_ref().map(|w_hr| w_hr.share()))
         };
         let Hand { sums, left, right, hidden, column, cells, .. } = hand;
-        if self.schedule.valid() == 0 {
-            for row in rows.clone() {
-                w_hh.part_mut(0, row, &(0..output_size)).fill(T::ZERO);
-                if input_size > 0 {
-                    w_ih.part_mut(0, row, &(0..input_size)).fill(T::ZERO);
-                }
-            }
-            if let Some(w_hr) = &mut w_hr {
-                (0..output_size).for_each(|row| w_hr.part_mut(0, row, &units).fill(T::ZERO));
-            }
-        }
-        let (mut next, mut first) = (0, true);
-        while let Some(count) = self.chain(&mut next, cells) {
+        for chain in self.chains(&steps) {
+            let cells = match self.chain(chain, cells) {
+                [] => continue,
+                cells => cells,
+            };
             if self.stop.before(worker, 0, false) {
                 return;
             }
-            let cells = &cells[..count];
             let n = |&(_, j): &(usize, usize)| self.schedule.sequence(j);
-            let d_z = Links::new(cells, |cell| &self.d_z.row(cell.0, n(cell))[rows.clone()]);
-            let mut outer = Outer::new::<S>(first, &d_z, rows.len(), (left, right, sums));
+            let d_z = Links::new(cells, |cell| &self.d_z.row(self.slot(cell.0), n(cell))[rows.clone()]);
+            let mut outer = Outer::new::<S>(*first, &d_z, rows.len(), (left, right, sums));
             outer.add(simd, rows.clone(), &Links::new(cells, |cell| self.x.row(cell.0, n(cell))), &mut w_ih);
             outer.add(simd, rows.clone(), &Links::new(cells, |&(t, j)| self.r_before(t, j)), &mut w_hh);
             if let Some(b) = &mut b {
@@ -229,7 +229,7 @@ impl<T: Element> Pass<'_, T> {
                     column.fill(T::ZERO);
                     for cell @ &(t, j) in cells {
                         let c = if after { self.c.row(t, n(cell)) } else { self.c_before(&self.schedule, t, j) };
-                        let d_z = &self.d_z.row(t, n(cell))[gate * hidden_size..][units.clone()];
+                        let d_z = &self.d_z.row(self.slot(t), n(cell))[gate * hidden_size..][units.clone()];
                         pointwise::accumulate(simd, d_z, Some(&c[units.clone()]), column);
                     }
                     pointwise::accumulate(simd, column, None, peephole.part_mut(0, look, &units));
@@ -241,35 +241,53 @@ impl<T: Element> Pass<'_, T> {
                     let c = self.c.columns(cell.0, &units);
                     pointwise::hidden_again(simd, cell_spec, &gates, &c, n(cell), h);
                 }
-                let d_r = Links::new(cells, |cell| self.d_r.row(cell.0, n(cell)));
+                let d_r = Links::new(cells, |cell| self.d_r.row(self.slot(cell.0), n(cell)));
                 let mut hidden = hidden.chunks_exact(units.len());
                 let h = Links::new(cells, |_| hidden.next().expect("a row for each"));
-                let mut outer = Outer::new::<S>(first, &d_r, output_size, (left, right, sums));
+                let mut outer = Outer::new::<S>(*first, &d_r, output_size, (left, right, sums));
                 outer.add_columns(simd, 0..output_size, &h, units.clone(), w_hr);
             }
-            first = false;
+            *first = false;
+        }
+        if steps.start == 0 && *first {
+            for row in rows.clone() {
+                w_hh.part_mut(0, row, &(0..output_size)).fill(T::ZERO);
+                if input_size > 0 {
+                    w_ih.part_mut(0, row, &(0..input_size)).fill(T::ZERO);
+                }
+            }
+            if let Some(w_hr) = &mut w_hr {
+                (0..output_size).for_each(|row| w_hr.part_mut(0, row, &units).fill(T::ZERO));
+            }
         }
     }
 
-    /// Fills in the valid steps `(t, j)` of the next chain that has any, in ascending index `t·N + n`; says how many.
-    fn chain(&self, next: &mut usize, cells: &mut [(usize, usize)]) -> Option<usize> {
+    /// The chains whose last step to be swept is one of these, in the order of the sweep.
+    fn chains(&self, steps: &Range<usize>) -> impl Iterator<Item = usize> + use<T> {
+        let (all, batch) = (self.schedule.steps(), self.dims.batch);
+        let reverse = self.schedule.runs_back();
+        // How many chains have been swept when `left` steps are left.
+        let swept = |left: usize| match reverse {
+            _ if left == 0 => (all * batch).div_ceil(CHAIN),
+            true => (all - left) * batch / CHAIN,
+            false => (all * batch).div_ceil(CHAIN) - (left * batch).div_ceil(CHAIN),
+        };
+        let count = swept(0);
+        (swept(steps.end)..swept(steps.start)).map(move |k| if reverse { k } else { count - 1 - k })
+    }
+
+    /// The valid steps `(t, j)` of a chain, in ascending index `t·N + n`.
+    fn chain<'c>(&self, chain: usize, cells: &'c mut [(usize, usize)]) -> &'c [(usize, usize)] {
         let Dims { steps, batch, .. } = self.dims;
-        while *next < steps * batch {
-            let end = (*next + CHAIN).min(steps * batch);
-            let mut count = 0;
-            for index in *next..end {
-                let (t, j) = (index / batch, self.place[index % batch]);
-                if j < self.schedule.active(t) {
-                    cells[count] = (t, j);
-                    count += 1;
-                }
-            }
-            *next = end;
-            if count > 0 {
-                return Some(count);
+        let mut count = 0;
+        for index in chain * CHAIN..((chain + 1) * CHAIN).min(steps * batch) {
+            let (t, j) = (index / batch, self.place[index % batch]);
+            if j < self.schedule.active(t) {
+                cells[count] = (t, j);
+                count += 1;
             }
         }
-        None
+        &cells[..count]
     }
 }
 

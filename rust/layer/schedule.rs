@@ -72,14 +72,14 @@ impl<'a> Schedule<'a> {
         Ok(())
     }
 
-    /// How many steps all have together.
-    pub(crate) fn valid(&self) -> usize {
-        (0..self.count).map(|j| self.at(j).1).sum()
-    }
-
     #[inline(always)]
     fn at(&self, j: usize) -> (usize, usize) {
         self.order[self.first + j * self.stride]
+    }
+
+    /// Does time run back?
+    pub(crate) fn runs_back(&self) -> bool {
+        self.reverse
     }
 
     /// The time of the `s`-th step.
@@ -150,7 +150,6 @@ mod tests {
     fn the_longest_come_first_and_time_may_run_back() {
         let mut memory = Vec::new();
         let forward = Schedule::new(&mut memory, 4, 4, Some(&[1, 0, 3, 1]), false).unwrap();
-        assert_eq!(forward.valid(), 5);
         assert_eq!(forward.cells(0..3).collect::<Vec<_>>(), [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)]);
         assert_eq!([0, 1, 2, 3].map(|j| forward.sequence(j)), [2, 0, 3, 1]);
         assert_eq!((forward.before(0, 0), forward.before(2, 0)), (None, Some(1)));

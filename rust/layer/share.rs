@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::Control;
+use super::deferred::CHAIN;
 use super::schedule::Schedule;
 use crate::caches::second_level;
 use crate::dims::{Dims, LayerDims};
@@ -38,9 +39,14 @@ pub(super) fn cells_per_chunk<T>(row: usize, batch: usize, steps: usize) -> usiz
     cached.max(DIRECT_ROWS.min(batch)).min(batch * steps)
 }
 
-/// How often a sweep backward asks whether to stop: between so many steps.
-pub(super) fn steps_per_round<T>(numbers: usize, steps: usize) -> usize {
-    (CHUNK_BYTES / size_of::<T>() / numbers.max(1)).clamp(1, steps.max(1))
+/// How many steps a pass backward sweeps before it adds up what sums over them: so many that their gates' gradients, rows
+/// of so many numbers, take half of a second-level cache; or more, where one chain of them does not fit.
+pub(super) fn steps_per_window<T>(row: usize, batch: usize) -> usize {
+    let rows = second_level() / 2 / size_of::<T>() / row.max(1);
+    let rows = if rows < CHAIN { 4 * CHAIN } else { rows };
+    #[cfg(test)]
+    let rows = WINDOW.get().unwrap_or(rows);
+    rows.div_ceil(batch.max(1))
 }
 
 /// What is shared out.
@@ -56,6 +62,8 @@ pub(in crate::layer) enum Split {
 thread_local! {
     /// For tests: a split in place of the one that the model chooses.
     pub(in crate::layer) static FORCED: std::cell::Cell<Option<Split>> = const { std::cell::Cell::new(None) };
+    /// For tests: rows of a window, which is a single step unless they say otherwise.
+    pub(in crate::layer) static WINDOW: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(Some(1)) };
 }
 
 /// Who does what in a call.
@@ -233,9 +241,9 @@ pub struct Workspace<T> {
     pub(super) zeros: Vec<T>,
     /// (N, H), where it is projected.
     pub(super) h: Aligned<T>,
-    /// (T, N, G·H): the gradients of the pre-activations.
+    /// The gradients of the pre-activations, of the steps of a window.
     pub(super) d_z: Aligned<T>,
-    /// (T, N, P): of the outputs, where they are projected.
+    /// Those of the outputs, where they are projected.
     pub(super) d_r: Aligned<T>,
     /// The place in the order of each sequence.
     pub(super) place: Vec<usize>,

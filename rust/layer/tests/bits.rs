@@ -9,7 +9,7 @@ use super::cases::{Case, Data, Layout, fill_past_the_ends};
 use crate::cell::CellSpec;
 use crate::cell::tests::all;
 use crate::layer::Control;
-use crate::layer::share::{FORCED, Split};
+use crate::layer::share::{FORCED, Split, WINDOW};
 use crate::simd::InstructionSet;
 use crate::testing::{Real, Rng, on_every_isa};
 
@@ -22,6 +22,7 @@ on_every_isa! {
     padding_changes_nothing,
     what_is_absent_is_zeros,
     threads_change_nothing,
+    windows_change_nothing,
 }
 
 /// A few calls with each cell, and those with many chunks of time.
@@ -189,6 +190,34 @@ fn threads_change_nothing(isa: InstructionSet) {
             let case = Case { projection, lengths, ..Case::new(cell, [12, 13, 5, 200]) };
             check::<f32>(isa, &case, &[2, 3, 8]);
             check::<f64>(isa, &case, &[2, 3, 8]);
+        }
+    }
+    // Enough steps that memory of some is used again for others.
+    for reverse in [false, true] {
+        let lengths = Some((18..31).collect());
+        let case = Case { lengths, reverse, ..Case::new(CellSpec::GERS_1999, [31, 13, 3, 40]) };
+        check::<f32>(isa, &case, &[2, 3]);
+    }
+}
+
+fn windows_change_nothing(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet, case: &Case) {
+        let data = Data::<T>::new(case);
+        let windows = [None, Some(1), Some(40), Some(300)].map(|rows| {
+            WINDOW.set(rows);
+            let all = both(isa, case, &data);
+            WINDOW.set(Some(1));
+            all
+        });
+        windows[1..].iter().for_each(|some| assert_all_same(case, some, &windows[0]));
+    }
+    for (cell, projection) in [(CellSpec::GERS_1999, None), (all()[all().len() - 1], Some(5))] {
+        for lengths in [None, Some(vec![60, 0, 41, 60, 3, 59, 17, 28, 60, 1, 33])] {
+            for reverse in [false, true] {
+                let lengths = lengths.clone();
+                let case = Case { projection, lengths, reverse, ..Case::new(cell, [60, 11, 3, 10]) };
+                for_both_types!(check(isa, &case));
+            }
         }
     }
 }
