@@ -271,3 +271,32 @@ for _ in range(3):
 """
     )
     assert told.split() == ["stopped"] * 3
+
+
+def test_threadpoolctl_reaches_the_threads():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def seen():
+        controllers = threadpoolctl.ThreadpoolController().select(user_api="lstm_rs").info()
+        (ours,) = (one for one in controllers if one["internal_api"] == "lstm_rs")
+        assert ours["version"] == lstm_rs.__version__
+        return ours["num_threads"]
+
+    before = lstm_rs.get_num_threads()
+    assert seen() == before
+    with threadpoolctl.threadpool_limits(limits=3, user_api="lstm_rs"):
+        assert lstm_rs.get_num_threads() == seen() == 3
+    assert lstm_rs.get_num_threads() == before
+    # A thread's own number is what its calls use, and what is given back to it.
+    with lstm_rs.num_threads(5):
+        with threadpoolctl.threadpool_limits(limits=2):
+            assert lstm_rs.get_num_threads() == seen() == 2
+        assert lstm_rs.get_num_threads() == 5
+    assert lstm_rs.get_num_threads() == before
+
+
+def test_threadpoolctl_may_be_missing_or_old():
+    for stub in ("None", "type(sys)('threadpoolctl')"):
+        code = f"import sys; sys.modules['threadpoolctl'] = {stub}; import lstm_rs; print(lstm_rs.get_num_threads())"
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=SECONDS)
+        assert int(told.stdout) >= 1

@@ -7,6 +7,7 @@ The layer is `LSTM`; one layer in one direction, as functions, is `forward`, `fo
 there is.
 """
 
+from lstm_rs import _threadpoolctl
 from lstm_rs._core import __version__
 from lstm_rs._passes import LSTMGradients, LSTMTape
 from lstm_rs._stream import Stream
@@ -35,3 +36,5 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+_threadpoolctl.register()

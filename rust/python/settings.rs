@@ -90,6 +90,24 @@ pub(super) fn swap_own_threads(n: usize) -> PyResult<usize> {
     Ok(OF_THIS_THREAD.replace(if n == 0 { 0 } else { checked(n)? }))
 }
 
+/// As [`get_num_threads`], for those who find the library among those that are loaded: threadpoolctl does.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn lstm_rs_get_num_threads() -> std::ffi::c_int {
+    num_threads() as std::ffi::c_int
+}
+
+/// Lets calls use up to `n` threads, or as few or as many as there can be; where this thread has a say of its own, its
+/// calls.
+#[unsafe(no_mangle)]
+pub(super) extern "C" fn lstm_rs_set_num_threads(n: std::ffi::c_int) {
+    let n = usize::try_from(n).unwrap_or(1).clamp(1, MOST_THREADS);
+    if OF_THIS_THREAD.get() == 0 {
+        THREADS.store(n, Ordering::Relaxed);
+    } else {
+        OF_THIS_THREAD.set(n);
+    }
+}
+
 /// Reads the environment, once.
 pub(super) fn read_environment() -> PyResult<()> {
     match std::env::var("LSTM_RS_ISA") {
