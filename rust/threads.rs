@@ -13,7 +13,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
-use std::thread::{self, Thread, ThreadId};
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 /// How long a worker spins before it yields, and again before it parks: waking a thread costs about as much.
@@ -188,7 +188,7 @@ impl Region<'_> {
 /// A thread of the team, as its callers see it.
 struct Member {
     desk: Arc<Desk>,
-    thread: Thread,
+    handle: JoinHandle<()>,
 }
 
 /// Where a member finds its work.
@@ -196,24 +196,33 @@ struct Desk {
     /// What to work on next; null when there is nothing.
     next: Line<AtomicPtr<Region<'static>>>,
     parked: AtomicBool,
+    /// Where it may run, while it is kept off a caller's CPU.
+    home: Mutex<Option<affinity::Set>>,
 }
 
 impl Member {
     fn spawn(index: usize) -> std::io::Result<Self> {
         let next = Line(AtomicPtr::new(std::ptr::null_mut()));
-        let desk = Arc::new(Desk { next, parked: AtomicBool::new(false) });
+        let desk = Arc::new(Desk { next, parked: AtomicBool::new(false), home: Mutex::new(None) });
         let own = Arc::clone(&desk);
         let handle = thread::Builder::new().name(format!("lstm_rs-{index}")).spawn(move || own.serve(index))?;
-        Ok(Self { desk, thread: handle.thread().clone() })
+        Ok(Self { desk, handle })
     }
 
     /// Gives it a region to work on.
     fn give(&self, region: &Region<'_>) {
+        let place = region.place;
         let region = std::ptr::from_ref(region).cast::<Region<'static>>().cast_mut();
         // In one order with `parked` for both sides: either this sees the flag, or the member sees the region.
         self.desk.next.0.store(region, Ordering::SeqCst);
         if self.desk.parked.load(Ordering::SeqCst) {
-            self.thread.unpark();
+            if let Some(cpu) = place {
+                let mut home = self.desk.home.lock().unwrap_or_else(PoisonError::into_inner);
+                let kept_off = affinity::keep_off(&self.handle, cpu);
+                // One that has not been home since the last time still knows where that is.
+                *home = home.take().or(kept_off);
+            }
+            self.handle.thread().unpark();
         }
     }
 }
@@ -233,8 +242,8 @@ impl Desk {
             let region = self.next.0.swap(std::ptr::null_mut(), Ordering::Acquire);
             // SAFETY: a caller gave it and keeps it alive until `running` is 0, to which this worker's 1 still counts.
             let region = unsafe { &*region };
-            if region.place.is_some() && region.place == affinity::here() {
-                affinity::leave();
+            if let Some(home) = self.home.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                affinity::set(&home);
             }
             region.work(index);
             // The last that is seen of the region.
@@ -243,22 +252,28 @@ impl Desk {
     }
 }
 
-/// Which CPU a thread runs on.
+/// Which CPUs a thread runs on.
 ///
-/// Where another library's threads spin, a member may wake up on the caller's CPU, each of the two then waits for the
-/// other to give way, and for the system both have run too lately to be moved (28 times as slow, for as long as it was
-/// looked at). So a member that finds itself there moves.
+/// A parked thread may wake up on the CPU of the thread that wakes it, though others have nothing to do. There it starts
+/// when the caller has done its own part and waits: the two then work one after the other, or wait for each other at each
+/// barrier (28 times as slow, for as long as it was looked at), and for the system both have run too lately to be moved.
+/// So a member is woken off its caller's CPU.
 #[cfg(target_os = "linux")]
 mod affinity {
-    use std::mem::size_of_val;
+    use std::mem::size_of;
+    use std::os::unix::thread::{JoinHandleExt, RawPthread};
+    use std::thread::JoinHandle;
 
     /// CPUs up to 1,024, as the system's own type has.
-    type Set = [u64; 16];
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    #[repr(transparent)]
+    pub(super) struct Set([u64; 16]);
 
     unsafe extern "C" {
         fn sched_getcpu() -> i32;
-        fn sched_getaffinity(thread: i32, size: usize, set: *mut u64) -> i32;
-        fn sched_setaffinity(thread: i32, size: usize, set: *const u64) -> i32;
+        fn pthread_self() -> RawPthread;
+        fn pthread_getaffinity_np(thread: RawPthread, size: usize, set: *mut Set) -> i32;
+        fn pthread_setaffinity_np(thread: RawPthread, size: usize, set: *const Set) -> i32;
     }
 
     /// The CPU under this thread.
@@ -267,31 +282,43 @@ mod affinity {
         usize::try_from(unsafe { sched_getcpu() }).ok()
     }
 
-    /// Moves this thread to another of the CPUs that it may use, all of which it may use afterwards as before.
-    pub(super) fn leave() {
-        let mut all: Set = [0; 16];
-        let size = size_of_val(&all);
-        // SAFETY: `all` has so many bytes; 0 is this thread.
-        let known = unsafe { sched_getaffinity(0, size, all.as_mut_ptr()) } == 0;
-        let Some(cpu) = here().filter(|_| known) else { return };
-        let mut others = all;
-        if let Some(word) = others.get_mut(cpu / 64) {
-            *word &= !(1 << (cpu % 64));
+    /// Lets a thread run on any CPU that it runs on now but this one: where it might run before, if that has changed.
+    pub(super) fn keep_off(thread: &JoinHandle<()>, cpu: usize) -> Option<Set> {
+        let mut home = Set([0; 16]);
+        // SAFETY: the handle's thread has not been joined, and the set has so many bytes.
+        let known = unsafe { pthread_getaffinity_np(thread.as_pthread_t(), size_of::<Set>(), &raw mut home) };
+        let mut off = home;
+        *off.0.get_mut(cpu / 64)? &= !(1 << (cpu % 64));
+        if known != 0 || off == home {
+            return None;
         }
-        // SAFETY: as above. Without a CPU in it the set is refused, and nothing changes.
-        if unsafe { sched_setaffinity(0, size, others.as_ptr()) } == 0 {
-            // SAFETY: as above.
-            unsafe { sched_setaffinity(0, size, all.as_ptr()) };
-        }
+        // SAFETY: as above. A set without a CPU is refused, and nothing changes.
+        let set = unsafe { pthread_setaffinity_np(thread.as_pthread_t(), size_of::<Set>(), &raw const off) };
+        (set == 0).then_some(home)
+    }
+
+    /// Lets this thread run on these CPUs.
+    pub(super) fn set(set: &Set) {
+        // SAFETY: the set has so many bytes. Where it is refused, the thread stays where it may run.
+        unsafe { pthread_setaffinity_np(pthread_self(), size_of::<Set>(), set) };
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod affinity {
+    use std::thread::JoinHandle;
+
+    pub(super) enum Set {}
+
     pub(super) fn here() -> Option<usize> {
         None
     }
-    pub(super) fn leave() {}
+
+    pub(super) fn keep_off(_: &JoinHandle<()>, _: usize) -> Option<Set> {
+        None
+    }
+
+    pub(super) fn set(_: &Set) {}
 }
 
 /// The threads of one process.
@@ -469,19 +496,26 @@ pub(crate) mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn threads_move_and_stay_free() {
-        let thread = thread::spawn(|| {
-            // A thread by itself may be moved again before it looks: one time in many is enough.
-            let moved = (0..50).any(|_| {
-                let before = affinity::here();
-                affinity::leave();
-                affinity::here() != before
-            });
-            (moved, thread::available_parallelism().map_or(1, usize::from))
+    fn threads_kept_off_a_cpu_come_home() {
+        let (go, wait) = std::sync::mpsc::channel::<affinity::Set>();
+        let (said, hear) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            said.send(affinity::here()).unwrap();
+            let home = wait.recv().unwrap();
+            said.send(affinity::here()).unwrap();
+            affinity::set(&home);
+            said.send(thread::available_parallelism().ok().map(usize::from)).unwrap();
         });
-        let (moved, cpus) = thread.join().unwrap();
-        assert_eq!(cpus, cores());
-        assert_eq!(moved, cpus > 1);
+        let Some(cpu) = hear.recv().unwrap() else { return };
+        let home = affinity::keep_off(&thread, cpu);
+        if cores() == 1 {
+            assert_eq!(home, None, "there is no other");
+            return;
+        }
+        go.send(home.unwrap()).unwrap();
+        assert_ne!(hear.recv().unwrap(), Some(cpu));
+        assert_eq!(hear.recv().unwrap(), Some(cores()));
+        thread.join().unwrap();
     }
 
     #[test]

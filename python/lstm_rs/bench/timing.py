@@ -17,9 +17,13 @@ HOPELESS = 4.0
 BLOCK = 1e-3
 """Seconds: a short call is repeated for about so long, and runs as long before that untimed."""
 
-PAUSE = 2e-3
-MOST_PAUSES = 50
-"""Seconds between two calls, and how often at most: until the threads of the last one give up waiting for more."""
+PAUSE = 1e-2
+MOST_PAUSES = 20
+"""Seconds between two calls, and how often at most: until the threads of the last one give up waiting for more.
+
+The time that a thread has run is known from one tick of the system's clock to the next: in a shorter pause it may seem
+to sleep.
+"""
 
 
 class Timing(NamedTuple):
