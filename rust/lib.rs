@@ -14,9 +14,10 @@
 //! Letters of the axes: T steps, N batch, I input, H hidden, P output, G gates that have rows.
 //!
 //! The way of the data, forward: `layer::Forward::run` checks every shape (`dims`), then crosses once into an instruction
-//! set's features (`simd`). Inside, chunk of time by chunk of time: the input product, then step by step the recurrent
-//! product (`kernel::tile`), the gates and the state (`kernel::pointwise`), the projection. Backward is its mirror,
-//! followed by the products that sum over time. A call may be shared out among `threads`, by sequences or by units.
+//! set's features (`simd`). Inside, step by step: one product of input and state (`kernel::tile`), whose sums the gates and
+//! the state are made of (`kernel::pointwise`) while they are in the first cache, then the projection. Few sequences make
+//! the input's product for a chunk of time at once. Backward is its mirror, window of time by window, each followed by the
+//! products that sum over it. A call may be shared out among `threads`, by sequences, by units or by direction.
 //!
 //! The same inputs give the same bits on every instruction set, for any number of threads, in any batch, in any chunking
 //! of time.

@@ -10,6 +10,7 @@ mod arrays;
 mod layers;
 mod machine;
 mod passes;
+mod recycled;
 mod settings;
 mod weights;
 

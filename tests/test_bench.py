@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lstm_rs.bench import timing
 from lstm_rs.bench.machine import Machine, bound, caches, measure, pinned
 from lstm_rs.bench.peers import ALL, Call, environment, peers
 
+ROOT = Path(__file__).parents[1]
 TINY = (3, 2, 4, 5)
 MACHINE = Machine(
     peak={"float32": 100e9, "float64": 50e9},
@@ -167,6 +169,33 @@ def test_the_picture_shows_every_shape_and_peer(tmp_path):
     arguments = ["bench", "3,2,4,5", "2,1,3,4", "--mode", "forward", "train", "--peers", "numpy", "--seconds", "0"]
     assert command.main([*arguments, "--threads", "2", "--plot", str(file)]) == 0
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+RECORDS = sorted((ROOT / "python/lstm_rs/bench/records").glob("*/*.json"))
+
+
+@pytest.mark.parametrize("file", RECORDS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_records_are_what_a_run_writes(file):
+    record = json.loads(file.read_text())
+    assert file.stem.startswith(record["date"][:10]) and "lstm_rs" in record["versions"]
+    for row in record["rows"]:
+        low, median, high = row["microseconds"]["lstm_rs"]
+        assert 0 < low <= median <= high
+        assert row["ratio"] == pytest.approx(row["microseconds"][row["best"]][1] / median, rel=1e-3)
+
+
+def test_the_readme_tells_of_records():
+    """Its table is one record's, and its means are those of the records that it names."""
+    readme = (ROOT / "README.md").read_text()
+    named = [file for file in RECORDS if str(file.relative_to(ROOT)) in readme]
+    assert len(named) == 2
+    for file in named:
+        record = json.loads(file.read_text())
+        (forward, worst), (train, worst_train) = (bench.means(record)[mode] for mode in ("forward", "train"))
+        figures = (forward, worst["ratio"], train, worst_train["ratio"])
+        told = f"| {record['machine']['threads']} | {' | '.join(f'{figure:.2f}' for figure in figures)} |"
+        assert told in readme, told
+    assert any(bench.markdown(json.loads(file.read_text())) in readme for file in named)
 
 
 @pytest.mark.parametrize("wrong", [["1,2,3"], ["1,2,3,0"], ["baseline"], ["--threads", "0"], ["--mode", "sideways"]])

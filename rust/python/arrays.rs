@@ -12,19 +12,25 @@ use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::recycled::Pool;
+use super::weights::Either;
 use crate::dims::Dims;
 use crate::layer::{self, Workspace};
 use crate::simd;
+use crate::simd::memory::Aligned;
 
 /// An element that NumPy has.
 pub(super) trait Number: simd::Element + numpy::Element {
     const NAME: &'static str;
     /// The memory that this thread's calls use one after the other.
     fn workspaces() -> &'static LocalKey<Cell<[Workspace<Self>; 2]>>;
+    /// The memory of tapes that are gone.
+    fn pool() -> &'static Pool<Self>;
+    fn either(memory: Aligned<Self>) -> Either<Aligned<f32>, Aligned<f64>>;
 }
 
 macro_rules! number {
-    ($type:ty, $name:literal) => {
+    ($type:ty, $name:literal, $variant:ident) => {
         impl Number for $type {
             const NAME: &'static str = $name;
             fn workspaces() -> &'static LocalKey<Cell<[Workspace<Self>; 2]>> {
@@ -33,11 +39,18 @@ macro_rules! number {
                 }
                 &WORKSPACES
             }
+            fn pool() -> &'static Pool<Self> {
+                static POOL: Pool<$type> = Pool::new(Vec::new());
+                &POOL
+            }
+            fn either(memory: Aligned<Self>) -> Either<Aligned<f32>, Aligned<f64>> {
+                Either::$variant(memory)
+            }
         }
     };
 }
-number!(f32, "float32");
-number!(f64, "float64");
+number!(f32, "float32", F32);
+number!(f64, "float64", F64);
 
 /// A thread keeps workspaces of so many bytes each at most.
 const KEPT: usize = 64 << 20;

@@ -11,6 +11,7 @@ use super::arrays::{
     new_array, sequences, sequences_mut, view, view_mut, with_workspaces,
 };
 use super::detached;
+use super::recycled::tape_array;
 use super::weights::{Backward, Either, Forward};
 use crate::dims::{Dims, LayerDims};
 use crate::layer;
@@ -144,8 +145,8 @@ impl<'py, T: Number> ForwardArrays<'py, T> {
         let end = StateOut::<T>::new(py, &dims)?;
         let tape = match tape {
             true => Some((
-                new_array::<T>(py, &[dims.steps, dims.batch, gates, hidden_size], filled)?,
-                new_array::<T>(py, &[dims.steps, dims.batch, hidden_size], filled)?,
+                tape_array::<T>(py, &[dims.steps, dims.batch, gates, hidden_size], filled)?,
+                tape_array::<T>(py, &[dims.steps, dims.batch, hidden_size], filled)?,
             )),
             false => None,
         };

@@ -73,12 +73,14 @@ impl<T> Default for Aligned<T> {
 }
 
 impl<T: Element> Aligned<T> {
+    /// Numbers in front, at most.
+    const SPARE: usize = ALIGNMENT / size_of::<T>();
+
     /// `len` zeros.
     pub(crate) fn try_zeroed(len: usize) -> Result<Self> {
-        let spare = ALIGNMENT / size_of::<T>();
-        let memory = try_zeros::<T>(len.saturating_add(spare))?;
+        let memory = try_zeros::<T>(len.saturating_add(Self::SPARE))?;
         // `align_offset` may decline to answer; then an unaligned start is as right, and only slower.
-        let start = memory.as_ptr().align_offset(ALIGNMENT).min(spare);
+        let start = memory.as_ptr().align_offset(ALIGNMENT).min(Self::SPARE);
         Ok(Self { memory, start, len })
     }
 
@@ -101,6 +103,12 @@ impl<T: Element> Aligned<T> {
     /// Bytes that it keeps.
     pub(crate) fn bytes(&self) -> usize {
         self.memory.len() * size_of::<T>()
+    }
+
+    /// Bytes that it keeps for `len` numbers.
+    #[cfg(feature = "python")]
+    pub(crate) fn bytes_for(len: usize) -> usize {
+        (len + Self::SPARE) * size_of::<T>()
     }
 }
 

@@ -27,7 +27,7 @@ from lstm_rs.bench.machine import Machine, bound, measure, pinned
 from lstm_rs.bench.peers import ALL, MODES, Call, Case, environment, peers
 from lstm_rs.bench.timing import in_turn
 
-__all__ = ["MODES", "SETS", "SHAPES", "Shape", "duration", "launch", "run"]
+__all__ = ["MODES", "SETS", "SHAPES", "Shape", "duration", "launch", "markdown", "means", "run"]
 
 Shape = tuple[int, int, int, int]
 
@@ -128,10 +128,11 @@ def run(
             bar.clear()
             print(_line(rows[-1], list(rivals)), flush=True)
             bar.advance(case)
-    print()
-    for mode in modes:
-        _print_mean(mode, [row for row in rows if row["mode"] == mode])
     record = _record(machine, list(rivals), rows)
+    print()
+    for mode, (mean, worst) in means(record).items():
+        where = f"{worst['ratio']:.2f} at {','.join(map(str, worst['shape']))}, beside {worst['best']}"
+        print(f"{mode}: {mean:.2f} times as fast as the best other in the geometric mean; worst {where}")
     if out is not None:
         Path(out).write_text(json.dumps(record, indent=1) + "\n")
     if plot is not None:
@@ -237,15 +238,32 @@ def duration(microseconds: float) -> str:
     return f"{value:.{digits}f} {units[0] if units else 's'}"
 
 
-def _print_mean(mode: str, rows: list[dict[str, Any]]) -> None:
-    ratios = [(row["ratio"], row["best"], ",".join(map(str, row["shape"]))) for row in rows if row["best"] is not None]
-    if ratios:
-        mean = np.exp(np.mean([np.log(ratio) for ratio, _, _ in ratios]))
-        worst, peer, where = min(ratios)
-        print(
-            f"{mode}: {mean:.2f} times as fast as the best peer in the geometric mean; "
-            f"worst {worst:.2f} at {where}, beside {peer}"
-        )
+def markdown(record: dict[str, Any]) -> str:
+    """Make the table of a record's passes forward and with gradients, as the README has it."""
+    lines = [
+        "| T, N, I, H | forward | best other | | forward+backward | best other | |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    rows = {(*row["shape"], row["mode"]): row for row in record["rows"]}
+    for shape in dict.fromkeys(tuple(row["shape"]) for row in record["rows"]):
+        cells = [", ".join(map(str, shape))]
+        for mode in ("forward", "train"):
+            row = rows[(*shape, mode)]
+            ours, theirs = (duration(row["microseconds"][name][1]) for name in ("lstm_rs", row["best"]))
+            cells += [ours, f"{theirs} {row['best']}", f"{row['ratio']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def means(record: dict[str, Any]) -> dict[str, tuple[float, dict[str, Any]]]:
+    """How many times as fast as the best other, by mode: the geometric mean, and the worst row."""
+    found = {}
+    for mode in dict.fromkeys(row["mode"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["mode"] == mode and row["best"] is not None]
+        if rows:
+            mean = np.exp(np.mean(np.log([row["ratio"] for row in rows])))
+            found[mode] = (float(mean), min(rows, key=lambda row: float(row["ratio"])))
+    return found
 
 
 def _record(machine: Machine, names: list[str], rows: list[dict[str, Any]]) -> dict[str, Any]:
