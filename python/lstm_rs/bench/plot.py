@@ -40,21 +40,28 @@ def intensity(row: dict[str, Any]) -> float:
     return float(2 * steps * batch * (input_size + hidden_size) / (size * (input_size + steps * hidden_size)))
 
 
+def _numbers(record: dict[str, Any]) -> dict[tuple[int, ...], int]:
+    """What the shapes are called in the picture, from 1."""
+    shapes = dict.fromkeys(tuple(row["shape"]) for row in record["rows"])
+    return {shape: k + 1 for k, shape in enumerate(shapes)}
+
+
 def _roofline(axes: Axes, record: dict[str, Any], mode: str) -> None:
     rows = [row for row in record["rows"] if row["mode"] == mode]
-    machine = record["machine"]
+    machine, numbers = record["machine"], _numbers(record)
     peak = machine["peak"]["float64" if mode.endswith("f64") else "float32"] / 1e9
-    x = np.geomspace(0.3, 1.5 * max(64, *(intensity(row) for row in rows)), 200)
+    x = np.geomspace(0.2, 1.5 * max(64, *(intensity(row) for row in rows)), 200)
     for k, (level, speed) in enumerate(machine["bandwidth"].items()):
         line = np.minimum(peak, speed / 1e9 * x)
         axes.plot(x, line, color="0.55", linestyle=("-", "--", "-.", ":")[k], linewidth=1)
-        start = (0.33, speed / 1e9 * 0.33)
+        start = (0.22, speed / 1e9 * 0.22)
         if start[1] < peak:
             axes.annotate(level, start, xytext=(2, 4), textcoords="offset points", color="0.35", fontsize=8)
     axes.axhline(peak, color="0.55", linewidth=1)
     axes.annotate(
         f"peak {peak:.0f} GFLOP/s", (x[-1], peak), xytext=(0, 4), textcoords="offset points", ha="right", fontsize=8
     )
+    labelled: list[tuple[float, float]] = []
     for row in rows:
         place = intensity(row)
         if row["best"] is not None:
@@ -62,16 +69,20 @@ def _roofline(axes: Axes, record: dict[str, Any], mode: str) -> None:
             axes.plot([place, place], [theirs, row["gflops"]], color="0.75", linewidth=1, zorder=1)
             axes.scatter(place, theirs, marker="_", color="0.35", zorder=2)
         axes.scatter(place, row["gflops"], color="C0", s=28, zorder=3)
+        # One that would lie on others goes to the other side, or below, or above.
+        near = sum(0.7 < place / x < 1.4 and 0.88 < row["gflops"] / y < 1.14 for x, y in labelled)
+        offset = ((5, -3), (-11, -3), (-3, -11), (-3, 5))[near % 4]
+        labelled.append((place, row["gflops"]))
         axes.annotate(
-            ",".join(map(str, row["shape"])),
+            str(numbers[tuple(row["shape"])]),
             (place, row["gflops"]),
-            xytext=(5, -3),
+            xytext=offset,
             textcoords="offset points",
-            fontsize=7,
+            fontsize=8,
         )
     axes.set(xscale="log", yscale="log", title=mode, xlabel="operations a byte of weights")
     if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
-        axes.set_ylabel("GFLOP/s (dot: lstm_rs, dash: the best peer)")
+        axes.set_ylabel("GFLOP/s (dot: lstm_rs, dash: the best other)")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -80,7 +91,7 @@ def _bars(figure: Figure | Any, record: dict[str, Any], mode: str, names: list[s
     if not names:
         return
     figure.suptitle(f"{mode}: time of a call, as a multiple of lstm_rs's; blue: the best of them", fontsize=10)
-    places = np.arange(len(rows))
+    places, numbers = np.arange(len(rows)), _numbers(record)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         times = np.array([row["microseconds"].get(name, [np.nan] * 3)[1] for row in rows])
@@ -93,7 +104,8 @@ def _bars(figure: Figure | Any, record: dict[str, Any], mode: str, names: list[s
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set(title=name, xlim=(0, 4), xticks=[1, 2, 3], yticks=places)
         axes.title.set_fontsize(9)
-        axes.set_yticklabels([",".join(map(str, row["shape"])) for row in rows], fontsize=8)
+        labels = [f"{','.join(map(str, row['shape']))}   {numbers[tuple(row['shape'])]}" for row in rows]
+        axes.set_yticklabels(labels, fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
