@@ -171,6 +171,12 @@ def test_the_picture_shows_every_shape_and_peer(tmp_path):
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_without_matplotlib_is_refused_at_once(monkeypatch, capsys):
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    assert bench.run([TINY], plot="never.png") == 2
+    assert "matplotlib" in capsys.readouterr().err
+
+
 RECORDS = sorted((ROOT / "python/lstm_rs/bench/records").glob("*/*.json"))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from lstm_rs import config
 from lstm_rs.bench import machine as limits
 from lstm_rs.bench.machine import Machine, bound, measure, pinned
 from lstm_rs.bench.peers import ALL, MODES, Call, Case, environment, peers
+from lstm_rs.bench.plot import draw
 from lstm_rs.bench.timing import in_turn
 
 __all__ = ["MODES", "SETS", "SHAPES", "Shape", "duration", "launch", "markdown", "means", "run"]
@@ -89,7 +91,7 @@ def run(
     out: str | None = None,
     plot: str | None = None,
 ) -> int:
-    """Time all shapes and print the table; the exit code is 1 if a peer gives another answer.
+    """Time all shapes and print the table.
 
     Parameters
     ----------
@@ -107,9 +109,17 @@ def run(
         A file for all figures, as JSON.
     plot : str, optional
         A file for a picture of them.
+
+    Returns
+    -------
+    int
+        The exit code: 1 if a peer gives another answer, 2 if a picture is asked for that cannot be drawn.
     """
     if plot is not None:
-        from lstm_rs.bench.plot import draw  # before the long part: matplotlib may be missing
+        # Before the long part.
+        if importlib.util.find_spec("matplotlib") is None:
+            print("a picture takes matplotlib: pip install matplotlib", file=sys.stderr)
+            return 2
     with pinned(threads), lstm_rs.num_threads(threads):
         lstm_rs.show_config()
         rivals = peers(names)

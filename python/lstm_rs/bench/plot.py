@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
 
 
 def draw(record: dict[str, Any], file: str) -> None:
     """Draw a record of `lstm_rs.bench.run` into a file."""
+    from matplotlib.figure import Figure
+
     modes = list(dict.fromkeys(row["mode"] for row in record["rows"]))
     names = list(dict.fromkeys(name for row in record["rows"] for name in row["microseconds"]))
     shapes = list(dict.fromkeys(tuple(row["shape"]) for row in record["rows"]))
     height = 4.6 + 0.5 + len(modes) * (1.1 + 0.24 * len(shapes))
-    figure = plt.figure(figsize=(11, height), layout="constrained")
+    figure = Figure(figsize=(11, height), layout="constrained")
     ratios = [4.6, *[1.1 + 0.24 * len(shapes)] * len(modes)]
     parts: Any = figure.subfigures(1 + len(modes), 1, height_ratios=ratios)
     roofs, *bars = parts
@@ -30,7 +33,6 @@ def draw(record: dict[str, Any], file: str) -> None:
     for part, mode in zip(bars, modes, strict=True):
         _bars(part, record, mode, names[1:])
     figure.savefig(file, dpi=130)
-    plt.close(figure)
 
 
 def intensity(row: dict[str, Any]) -> float:
@@ -86,7 +88,7 @@ def _roofline(axes: Axes, record: dict[str, Any], mode: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _bars(figure: Figure | Any, record: dict[str, Any], mode: str, names: list[str]) -> None:
+def _bars(figure: SubFigure, record: dict[str, Any], mode: str, names: list[str]) -> None:
     rows = [row for row in record["rows"] if row["mode"] == mode]
     if not names:
         return
