@@ -1,4 +1,4 @@
-"""Disassembles the compiled library and checks every k loop of the register tile.
+"""Disassembles the compiled library and checks every k loop of the register tile, and of a row alone.
 
 A k loop is multiplications with addition, broadcasts of the left operand, loads of weights, and the arithmetic of its
 pointers; no call, and no reference to the stack: a spilled accumulator halves the speed, and comes and goes with the
@@ -18,8 +18,8 @@ from typing import NamedTuple
 FUNCTION = re.compile(r"^[0-9a-f]+ <(?P<name>.*)>:$")
 INSTRUCTION = re.compile(r"^\s*(?P<address>[0-9a-f]+):\s+(?P<text>\S.*?)\s*$")
 TILE = re.compile(
-    r"kernel::tile::Pass<(?P<element>f32|f64)>>::run<lstm_rs::simd::(?P<isa>\w+)::\w+, (?P<left>.*\]), "
-    r"(?P<width>\d), (?P<blocks>\d), (?P<rows>\d)>::\{closure"
+    r"kernel::tile::(Pass|row::Row)<(?P<element>f32|f64)>>::run<lstm_rs::simd::(?P<isa>\w+)::\w+, "
+    r"((?P<left>.*\]), )?(?P<width>\d), (?P<count>\d)>::\{closure"
 )
 JUMP = re.compile(r"^j\w+\s+(?P<target>[0-9a-f]+)\b")
 FMA = re.compile(r"^vfmadd\d+p[sd]\b")
@@ -49,9 +49,10 @@ class Tile(NamedTuple):
     isa: str
     element: str
     left: str
+    """The left operand's type; of a row alone, nothing."""
     width: int
-    blocks: int
-    rows: int
+    count: int
+    """Rows; of a row alone, blocks."""
 
 
 class Instruction(NamedTuple):
@@ -102,14 +103,15 @@ def faults(loop: list[Instruction], framed: bool) -> Iterator[str]:
 
 
 def tiles(isa: str) -> Iterator[Tile]:
-    """List every tile that there has to be: left operands in rows and interleaved, in single and double precision."""
+    """List every tile that there has to be: left operands in rows and interleaved, and rows alone."""
     for element in ("f32", "f64"):
         for rows in range(1, ROWS[isa] + 1):
             for width in range(1, 5):
-                yield Tile(isa, element, f"[&[{element}]; {rows}]", width, 1, rows)
-                yield Tile(isa, element, f"&[[{element}; {rows}]]", width, 1, rows)
+                yield Tile(isa, element, f"[&[{element}]; {rows}]", width, rows)
+                yield Tile(isa, element, f"&[[{element}; {rows}]]", width, rows)
         for width, blocks in SEVERAL:
-            yield Tile(isa, element, f"[&[{element}]; 1]", width, blocks, 1)
+            yield Tile(isa, element, "", width, 1)
+            yield Tile(isa, element, "", width, blocks)
 
 
 def check(lines: Iterable[str], isas: Iterable[str] = tuple(ROWS)) -> list[str]:
@@ -119,8 +121,7 @@ def check(lines: Iterable[str], isas: Iterable[str] = tuple(ROWS)) -> list[str]:
     for name, body in functions(lines):
         if (match := TILE.search(name)) is None or match["isa"] not in isas:
             continue
-        sizes = (int(match[size]) for size in ("width", "blocks", "rows"))
-        tile = Tile(match["isa"], match["element"], match["left"], *sizes)
+        tile = Tile(match["isa"], match["element"], match["left"] or "", int(match["width"]), int(match["count"]))
         missing.discard(tile)
         framed = any(FRAME.match(text) for _, text in body)
         found = [loop for loop in loops(body) if any(FMA.match(text) for _, text in loop)]
@@ -129,7 +130,7 @@ def check(lines: Iterable[str], isas: Iterable[str] = tuple(ROWS)) -> list[str]:
         for loop in found:
             products = sum(1 for _, text in loop if FMA.match(text))
             # The compiler may unroll those of few products.
-            if products % (tile.width * tile.blocks * tile.rows):
+            if products % (tile.width * tile.count):
                 wrong.append(f"{tile}: a loop of {products} products")
             wrong += [f"{tile}: {fault}" for fault in faults(loop, framed)]
     wrong += [f"{tile}: not found" for tile in sorted(missing)]

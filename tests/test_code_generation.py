@@ -5,8 +5,9 @@ from check_code_generation import Tile, check, faults, functions, loops, tiles
 
 NAME = (
     "<lstm_rs::simd::avx2::Avx2 as lstm_rs::simd::Isa>::vectorize::run::<(), <lstm_rs::kernel::tile::Pass<f32>>::"
-    "run<lstm_rs::simd::avx2::Avx2, [&[f32]; 1], 1, 1, 1>::{closure#0}>"
+    "run<lstm_rs::simd::avx2::Avx2, [&[f32]; 1], 1, 1>::{closure#0}>"
 )
+ROW = NAME.replace("Pass<", "row::Row<").replace("[&[f32]; 1], ", "")
 CLEAN = """
   10: mov    $0x0,%eax
   20: vbroadcastss (%rdi,%rax,4),%ymm0
@@ -40,6 +41,7 @@ def test_a_clean_loop_has_no_fault():
     wrong = check(disassembly(CLEAN), ["avx2"])
     assert not of_the_tile(wrong)
     assert len(wrong) == len(list(tiles("avx2"))) - 1
+    assert sorted(check(disassembly(CLEAN, ROW), ["avx2"])) != sorted(wrong)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,8 @@ def test_a_loop_around_is_no_k_loop():
 @pytest.mark.parametrize(
     ("text", "name", "fault"),
     [
-        (CLEAN, NAME.replace("1, 1, 1>", "1, 1, 2>").replace("; 1]", "; 2]"), "a loop of 1 products"),
+        (CLEAN, ROW.replace("1, 1>", "1, 8>"), "a loop of 1 products"),
+        (CLEAN, NAME.replace("1, 1>", "1, 2>").replace("; 1]", "; 2]"), "a loop of 1 products"),
         (CLEAN.replace("vfmadd231ps %ymm0,%ymm1,%ymm2", "nop"), NAME, "no loop with products"),
     ],
 )
@@ -89,6 +92,6 @@ def test_a_loop_of_another_size_is_a_fault(text, name, fault):
 
 def test_a_missing_tile_is_a_fault():
     wrong = check(disassembly(CLEAN, "something::else"), ["avx512"])
-    assert f"{Tile('avx512', 'f64', '[&[f64]; 1]', 4, 2, 1)}: not found" in wrong
-    assert f"{Tile('avx512', 'f32', '&[[f32; 6]]', 4, 1, 6)}: not found" in wrong
-    assert len(wrong) == 2 * (2 * 6 * 4 + 4)
+    assert f"{Tile('avx512', 'f64', '', 4, 2)}: not found" in wrong
+    assert f"{Tile('avx512', 'f32', '&[[f32; 6]]', 4, 6)}: not found" in wrong
+    assert len(wrong) == 2 * (2 * 6 * 4 + 2 * 4)

@@ -7,8 +7,7 @@
 //!
 //! A panel's block of C vectors is stored as the tile reads it, `[k][C][lanes]`. A tile is R rows by U blocks: its k loop
 //! broadcasts R numbers, then loads one vector of weights at a time and multiplies it into R accumulators (with all
-//! weights loaded first, AVX2 spills and runs at half its speed: measured). One row alone takes so many blocks that 8
-//! chains are in flight, which is what hides 4 cycles of latency at 2 FMAs a cycle.
+//! weights loaded first, AVX2 spills and runs at half its speed: measured). One row alone is a matter of its own: `row.rs`.
 //!
 //! Every tile is a function of its own, so that what surrounds it cannot take its registers. It leaves its sums in a
 //! small memory, from which a [`Sink`] takes them while they are in the first cache and the next tile already runs: the
@@ -19,6 +18,8 @@ use std::ops::Range;
 use crate::error::Result;
 use crate::simd::memory::Aligned;
 use crate::simd::{Element, Lanes};
+
+pub(crate) use row::row;
 
 /// A right operand, `depth` rows by `vectors` vectors of columns, padded with zeros.
 ///
@@ -145,6 +146,21 @@ impl<T> Part<'_, T> {
     }
 }
 
+impl<'a, T: Element> Part<'a, T> {
+    /// The panel from row `k` of the block of C vectors on whose first is `vector`.
+    #[inline(always)]
+    fn from<S: Lanes<T>, const C: usize>(&self, simd: S, vector: usize, k: usize) -> &'a [S::A] {
+        let numbers = simd.vectors(&self.panel.numbers);
+        numbers.get((self.first + vector) * self.panel.depth + (self.k + k) * C..).unwrap_or_default()
+    }
+
+    /// Rows `k` of the block of C vectors whose first is `vector`.
+    #[inline(always)]
+    fn block<S: Lanes<T>, const C: usize>(&self, simd: S, vector: usize, k: Range<usize>) -> &'a [[S::A; C]] {
+        &self.from::<S, C>(simd, vector, k.start).as_chunks().0[..k.len()]
+    }
+}
+
 /// A left operand.
 #[derive(Clone, Copy)]
 pub(crate) enum Left<'a, T> {
@@ -165,6 +181,18 @@ pub(crate) enum Start<'a, T> {
     Row(&'a [T]),
     /// Each row from its own, as long as the part has columns.
     Rows(&'a [T]),
+}
+
+impl<'a, T: Element> Start<'a, T> {
+    /// Where the chains of a row start, from a vector of the part on; from 0, if nowhere.
+    #[inline(always)]
+    fn of<S: Lanes<T>>(self, simd: S, right: &Part<'_, T>, row: usize, vector: usize) -> Option<&'a [S::A]> {
+        match self {
+            Self::Zero => None,
+            Self::Row(all) => Some(&simd.vectors(all)[right.first + vector..]),
+            Self::Rows(all) => Some(&simd.vectors(all)[row * right.vectors + vector..]),
+        }
+    }
 }
 
 /// A product.
@@ -281,15 +309,9 @@ pub(crate) const DEPTH: usize = 1024;
 /// Vectors of a block, at most.
 const MOST_VECTORS: usize = 4;
 
-/// How many blocks one row takes at a time, by their width: 8 chains, or 9.
-const SEVERAL: [usize; MOST_VECTORS] = [8, 4, 3, 2];
-
-/// Groups of so many blocks of one row that wait for their sink, at most.
-const WAITING: usize = 16;
-
 /// Numbers that the sums of one block take, at most, and what a sink uses besides.
 pub(crate) const fn sums<T>() -> usize {
-    (BLOCK_ROWS * MOST_VECTORS + 9 * WAITING) * 64 / size_of::<T>()
+    (BLOCK_ROWS * MOST_VECTORS + row::WAITING_VECTORS) * 64 / size_of::<T>()
 }
 
 /// [`multiply`] for any number of rows, of which row `r` is `left(r)`.
@@ -304,9 +326,7 @@ pub(crate) fn product<'a, S: Lanes<T>, T: Element>(
     sink: &mut impl Sink<S, T>,
 ) {
     if rows == 1 {
-        // A step of one sequence is short enough for the list below to count.
-        let left = Left::Rows(&[left(0)]);
-        return multiply(simd, Product { left, right, first: 0, rows, start, backwards }, sums, sink);
+        return row(simd, [left(0), &[]], right, (start, backwards), sums, sink);
     }
     let mut list: [&[T]; BLOCK_ROWS] = [&[]; BLOCK_ROWS];
     for (first, rows) in balanced(rows, block_rows::<T>(right.depth)) {
@@ -341,71 +361,28 @@ pub(crate) fn multiply<S: Lanes<T>, T: Element>(
 #[inline(always)]
 fn blocks<S: Lanes<T>, T: Element>(simd: S, product: &Product<'_, T>, sums: &mut [S::A], sink: &mut impl Sink<S, T>) {
     let Part { panel, vectors, depth, .. } = product.right;
-    let width = panel.width;
-    // One row takes several blocks at a time, and what remains of them one by one; the panel's last may be narrower.
-    let one_row = product.rows == 1 && !matches!(product.left, Left::Interleaved(_));
-    let several = if one_row { SEVERAL[width - 1] } else { 1 };
-    // By constants: see `balanced`.
-    let (groups, whole) = match (width, one_row) {
-        (4, true) => (vectors / 8, vectors / 4),
-        (3, true) => (vectors / 9, vectors / 3),
-        (2, true) => (vectors / 8, vectors / 2),
-        (_, true) => (vectors / 8, vectors),
-        (4, _) => (vectors / 4, vectors / 4),
-        (3, _) => (vectors / 3, vectors / 3),
-        (2, _) => (vectors / 2, vectors / 2),
-        _ => (vectors, vectors),
-    };
-    let single = whole - groups * several;
-    let count = groups + single + usize::from(whole * width < vectors);
-    // The first block of the n-th group, and how many it has.
-    let group = |n: usize| if n < groups { (n * several, several) } else { (groups * several + n - groups, 1) };
-    let vector = |n: usize| if n < count { group(n).0 * width } else { vectors };
-    // One row waits for its sink until there are so many vectors that their operations hide each other's latency.
-    let together = if one_row { WAITING } else { 1 };
     let (sums, spare) = sums.split_at_mut(BLOCK_ROWS * MOST_VECTORS);
-    let mut first = 0;
-    while first < count {
-        let some = first..count.min(first + together);
-        first = some.end;
-        // In this order, or from the other end.
-        let turn = |n: usize| if product.backwards { count - 1 - n } else { n };
-        let ends = [turn(some.start), turn(some.end - 1)];
-        let waiting = vector(ends[0].min(ends[1]))..vector(ends[0].max(ends[1]) + 1);
-        for n in some {
-            let (block, blocks) = group(turn(n));
-            let start = block * width;
-            let width = if block < whole { width } else { vectors - start };
-            let next = (n + 1 < count).then(|| vector(turn(n + 1)));
-            let vectors = start..start + width * blocks;
-            let place = vectors.start - waiting.start;
-            let mut pass = Pass { product, vectors, next, width, blocks, k: 0..depth };
-            for (start, count) in balanced(depth.max(1), DEPTH) {
-                pass.k = start..(start + count).min(depth);
-                if one_row {
-                    pass.tile_of(simd, (0, 0), 1, &mut sums[place..][..pass.vectors.len()]);
-                } else {
-                    pass.tiles(simd, sums, spare, sink);
-                }
-            }
-        }
-        if one_row {
-            let row = product.first..product.first + 1;
-            sink.take(simd, row, waiting.clone(), &mut sums[..waiting.len()], &mut spare[..waiting.len()]);
+    let count = vectors.div_ceil(panel.width);
+    // In this order, or from the other end.
+    let first = |n: usize| if product.backwards { count - 1 - n } else { n } * panel.width;
+    for n in 0..count {
+        let vectors = first(n)..vectors.min(first(n) + panel.width);
+        let next = (n + 1 < count).then(|| first(n + 1));
+        let mut pass = Pass { product, vectors, next, k: 0..depth };
+        for (start, count) in balanced(depth.max(1), DEPTH) {
+            pass.k = start..(start + count).min(depth);
+            pass.tiles(simd, sums, spare, sink);
         }
     }
 }
 
-/// Some columns of the left operand, by some blocks of the panel.
+/// Some columns of the left operand, by one block of the panel.
 struct Pass<'a, 'b, T> {
     product: &'a Product<'b, T>,
-    /// As the sink counts.
+    /// The block's, as the sink counts.
     vectors: Range<usize>,
-    /// The first vector of the blocks that come next.
+    /// The first vector of the block that comes next.
     next: Option<usize>,
-    /// Vectors in a block.
-    width: usize,
-    blocks: usize,
     /// The columns.
     k: Range<usize>,
 }
@@ -434,14 +411,10 @@ impl<'b, T: Element> Pass<'_, 'b, T> {
     /// `count` rows; `at` is the tile's number and its first row.
     #[inline(always)]
     fn tile_of<S: Lanes<T>>(&self, simd: S, at: (usize, usize), count: usize, sums: &mut [S::A]) {
-        match (self.width, self.blocks) {
-            (4, 2) => self.tile::<S, 4, 2, 1>(simd, at, sums),
-            (3, 3) => self.tile::<S, 3, 3, 1>(simd, at, sums),
-            (2, 4) => self.tile::<S, 2, 4, 1>(simd, at, sums),
-            (1, 8) => self.tile::<S, 1, 8, 1>(simd, at, sums),
-            (4, _) => self.rows::<S, 4>(simd, at, count, sums),
-            (3, _) => self.rows::<S, 3>(simd, at, count, sums),
-            (2, _) => self.rows::<S, 2>(simd, at, count, sums),
+        match self.vectors.len() {
+            4 => self.rows::<S, 4>(simd, at, count, sums),
+            3 => self.rows::<S, 3>(simd, at, count, sums),
+            2 => self.rows::<S, 2>(simd, at, count, sums),
             _ => self.rows::<S, 1>(simd, at, count, sums),
         }
     }
@@ -450,34 +423,28 @@ impl<'b, T: Element> Pass<'_, 'b, T> {
     #[inline(always)]
     fn rows<S: Lanes<T>, const C: usize>(&self, simd: S, at: (usize, usize), count: usize, sums: &mut [S::A]) {
         match count {
-            1 => self.tile::<S, C, 1, 1>(simd, at, sums),
-            2 => self.tile::<S, C, 1, 2>(simd, at, sums),
-            3 if S::ROWS >= 3 => self.tile::<S, C, 1, 3>(simd, at, sums),
-            4 if S::ROWS >= 4 => self.tile::<S, C, 1, 4>(simd, at, sums),
-            5 if S::ROWS >= 5 => self.tile::<S, C, 1, 5>(simd, at, sums),
-            6 if S::ROWS >= 6 => self.tile::<S, C, 1, 6>(simd, at, sums),
+            1 => self.tile::<S, C, 1>(simd, at, sums),
+            2 => self.tile::<S, C, 2>(simd, at, sums),
+            3 if S::ROWS >= 3 => self.tile::<S, C, 3>(simd, at, sums),
+            4 if S::ROWS >= 4 => self.tile::<S, C, 4>(simd, at, sums),
+            5 if S::ROWS >= 5 => self.tile::<S, C, 5>(simd, at, sums),
+            6 if S::ROWS >= 6 => self.tile::<S, C, 6>(simd, at, sums),
             _ => unreachable!("a tile has at most ROWS rows"),
         }
     }
 
-    /// R rows by U blocks of C vectors.
+    /// R rows by a block of C vectors.
     #[inline(always)]
-    fn tile<S: Lanes<T>, const C: usize, const U: usize, const R: usize>(
-        &self,
-        simd: S,
-        at: (usize, usize),
-        sums: &mut [S::A],
-    ) {
+    fn tile<S: Lanes<T>, const C: usize, const R: usize>(&self, simd: S, at: (usize, usize), sums: &mut [S::A]) {
         match self.product.left {
-            Left::Rows(_) | Left::Spaced(..) => self.run::<S, [&'b [T]; R], C, U, R>(simd, at, sums),
-            Left::Interleaved(_) if U == 1 => self.run::<S, &'b [[T; R]], C, U, R>(simd, at, sums),
-            Left::Interleaved(_) => unreachable!("packed rows take one block at a time"),
+            Left::Rows(_) | Left::Spaced(..) => self.run::<S, [&'b [T]; R], C, R>(simd, at, sums),
+            Left::Interleaved(_) => self.run::<S, &'b [[T; R]], C, R>(simd, at, sums),
         }
     }
 
     /// The same, for one kind of left operand: a function of its own.
     #[inline(always)]
-    fn run<S: Lanes<T>, L: Column<'b, T, R>, const C: usize, const U: usize, const R: usize>(
+    fn run<S: Lanes<T>, L: Column<'b, T, R>, const C: usize, const R: usize>(
         &self,
         simd: S,
         at: (usize, usize),
@@ -485,56 +452,45 @@ impl<'b, T: Element> Pass<'_, 'b, T> {
     ) {
         simd.vectorize(
             #[inline(always)]
-            move || self.chains::<S, L, C, U, R>(simd, at, sums),
+            move || self.chains::<S, L, C, R>(simd, at, sums),
         );
     }
 
-    /// The chains of one tile. Every index is a constant once the loops over R, U and C are unrolled: registers have no
+    /// The chains of one tile. Every index is a constant once the loops over R and C are unrolled: registers have no
     /// addresses.
     #[inline(always)]
     #[allow(clippy::needless_range_loop, reason = "k runs over several arrays at once")]
-    fn chains<S: Lanes<T>, L: Column<'b, T, R>, const C: usize, const U: usize, const R: usize>(
+    fn chains<S: Lanes<T>, L: Column<'b, T, R>, const C: usize, const R: usize>(
         &self,
         simd: S,
         (tile, row): (usize, usize),
         sums: &mut [S::A],
     ) {
-        let sums: &mut [[[S::A; C]; U]] = sums.as_chunks_mut().0.as_chunks_mut().0;
-        let sums: &mut [[[S::A; C]; U]; R] = sums.first_chunk_mut().expect("as many sums as the tile has");
-        let Product { left, right: Part { panel, first, vectors, k: before, depth }, start, .. } = *self.product;
-        let mut acc = [[[simd.splat(T::ZERO); C]; U]; R];
+        let sums: &mut [[S::A; C]] = sums.as_chunks_mut().0;
+        let sums: &mut [[S::A; C]; R] = sums.first_chunk_mut().expect("as many sums as the tile has");
+        let Product { left, right, start, .. } = *self.product;
+        let mut acc = [[simd.splat(T::ZERO); C]; R];
         for r in 0..R {
-            let from: &[[S::A; C]] = match start {
-                _ if self.k.start > 0 => &sums[r],
-                Start::Zero => continue,
-                Start::Row(all) => simd.vectors(all)[first + self.vectors.start..].as_chunks().0,
-                Start::Rows(all) => simd.vectors(all)[(row + r) * vectors + self.vectors.start..].as_chunks().0,
-            };
-            let from: &[[S::A; C]; U] = from.first_chunk().expect("a row is as long as its blocks");
-            for u in 0..U {
-                for c in 0..C {
-                    acc[r][u][c] = simd.load(&from[u][c]);
-                }
+            let from =
+                if self.k.start > 0 { Some(&sums[r][..]) } else { start.of(simd, &right, row + r, self.vectors.start) };
+            let Some(from) = from else { continue };
+            let from: &[S::A; C] = from.first_chunk().expect("a row is as long as its blocks");
+            for c in 0..C {
+                acc[r][c] = simd.load(&from[c]);
             }
         }
 
-        let numbers = simd.vectors(&panel.numbers);
         let count = self.k.len();
-        // A block's rows, `[k][C]`, from row `k` of the part on.
-        let block = |vector: usize, k: usize| (first + vector) * panel.depth + (before + k) * C;
-        let mut weights: [&[[S::A; C]]; U] = [&[]; U];
-        for u in 0..U {
-            weights[u] = &numbers[block(self.vectors.start + u * C, self.k.start)..].as_chunks().0[..count];
-        }
+        let weights: &[[S::A; C]] = right.block(simd, self.vectors.start, self.k.clone());
         // Meanwhile what the next pass reads is brought nearer: by each of the first C tiles a C-th of it.
-        let ahead = if self.k.end < depth {
-            Some(block(self.vectors.start, self.k.end))
+        let ahead = if self.k.end < right.depth {
+            Some(right.from::<S, C>(simd, self.vectors.start, self.k.end))
         } else {
-            self.next.map(|v| block(v, 0))
+            self.next.map(|vector| right.from::<S, C>(simd, vector, 0))
         };
-        let ahead = ahead.filter(|_| U == 1 && tile < C).and_then(|at| numbers.get(at + tile * count..)?.get(..count));
-        let ahead = ahead.unwrap_or(&weights[0].as_flattened()[..count]);
-        let left = L::new(left, row, depth, self.k.start, count);
+        let ahead = ahead.filter(|_| tile < C).and_then(|all| all.get(tile * count..)?.get(..count));
+        let ahead = ahead.unwrap_or(&weights.as_flattened()[..count]);
+        let left = L::new(left, row, right.depth, self.k.start, count);
         for k in 0..count {
             simd.prefetch(&ahead[k]);
             let column = left.at(k);
@@ -542,24 +498,21 @@ impl<'b, T: Element> Pass<'_, 'b, T> {
             for r in 0..R {
                 broadcast[r] = simd.splat(column[r]);
             }
-            for u in 0..U {
-                for c in 0..C {
-                    let weight = simd.load(&weights[u][k][c]);
-                    for r in 0..R {
-                        acc[r][u][c] = simd.mul_add(broadcast[r], weight, acc[r][u][c]);
-                    }
+            for c in 0..C {
+                let weight = simd.load(&weights[k][c]);
+                for r in 0..R {
+                    acc[r][c] = simd.mul_add(broadcast[r], weight, acc[r][c]);
                 }
             }
         }
         for r in 0..R {
-            for u in 0..U {
-                for c in 0..C {
-                    simd.store(acc[r][u][c], &mut sums[r][u][c]);
-                }
+            for c in 0..C {
+                simd.store(acc[r][c], &mut sums[r][c]);
             }
         }
     }
 }
 
+mod row;
 #[cfg(test)]
 mod tests;

@@ -16,10 +16,15 @@ use crate::cell::CellSpec;
 use crate::dims::Dims;
 use crate::error::{Error, Result};
 use crate::kernel::pointwise::{self, specialised};
-use crate::kernel::tile::{BLOCK_ROWS, Left, Product, Sink, Start, balanced, block_rows, multiply, product};
+use crate::kernel::tile::{BLOCK_ROWS, Left, Product, Sink, Start, balanced, block_rows, multiply, product, row};
 use crate::simd::memory::{Rows, RowsMut, padded, try_resize};
 use crate::simd::{Element, Job, Lanes};
 use crate::threads::{self as team, Worker};
+
+/// An input of so few columns costs one sequence less to multiply at each step than its product to keep.
+const NARROW: usize = 4;
+/// Bytes of a first-level cache.
+const FIRST_LEVEL: usize = 32 << 10;
 
 impl<T: Element> Forward<T> {
     /// Runs the layer over `input`.
@@ -76,6 +81,14 @@ impl<T: Element> Forward<T> {
         work::<T>(&self.dims, (steps, cells), 1)
     }
 
+    /// Whether a step of so many sequences makes its input product itself: where there are many rows, or no other step to
+    /// share it with, or a single row, whose input's weights are read in less time than pre-activations are kept.
+    #[inline(always)]
+    fn is_direct(&self, steps: usize, rows: usize) -> bool {
+        let cheap = self.dims.input_size <= NARROW || self.w.bytes() <= FIRST_LEVEL;
+        rows >= DIRECT_ROWS || steps == 1 || rows == 1 && cheap
+    }
+
     /// How large the call is, or what is wrong with its input.
     fn size(&self, input: &Input<'_, T>, control: &Control<'_>) -> Result<Size> {
         let dims = input.dims(self.dims)?;
@@ -125,7 +138,7 @@ impl<T: Element> Forward<T> {
                 let row = blocks * self.dims.gates * lanes;
                 let cells = cells_per_chunk::<T>(row, batch, schedule.steps());
                 hand.z.grow(cells * row)?;
-                if is_direct(&dims, batch) {
+                if self.is_direct(dims.steps, batch) {
                     hand.left.grow(batch.min(BLOCK_ROWS) * left)?;
                 }
                 if hand.cells.len() < cells {
@@ -248,9 +261,13 @@ impl<T: Element> Job<T> for Share<'_, T> {
                 return;
             }
             round += 1;
-            if is_direct(&pass.dims, schedule.active(schedule.time(s))) {
-                pass.step(simd, (&schedule, worker), s, Given::Room(left), &mut own, sums);
-                s += 1;
+            let is_direct = |s| pass.weights.is_direct(pass.dims.steps, schedule.active(schedule.time(s)));
+            if is_direct(s) {
+                let end = steps.min(s + pass.plan.steps_a_poll);
+                while s < end && is_direct(s) {
+                    pass.step(simd, (&schedule, worker), s, Given::Room(left), &mut own, sums);
+                    s += 1;
+                }
                 continue;
             }
             let (end, count) = schedule.chunk(s, most_cells, cells);
@@ -271,16 +288,12 @@ impl<T: Element> Job<T> for Share<'_, T> {
     }
 }
 
-/// Whether a step makes its input product itself: where there are many rows, or no other step to share it with.
-fn is_direct(dims: &Dims, rows: usize) -> bool {
-    rows >= DIRECT_ROWS || dims.steps == 1
-}
-
 /// Where a step finds its input.
 enum Given<'a, T> {
     /// The input product.
     Input(&'a [T]),
-    /// In the arrays themselves: room for the step's input and the output before, side by side.
+    /// In the arrays themselves: room for the step's input and the output before, side by side, where there are more rows
+    /// than one.
     Room(&'a mut [T]),
 }
 
@@ -327,6 +340,10 @@ impl<T: Element> Pass<'_, T> {
             Given::Input(z) => {
                 let w_hh = w.rows(dims.input_size..dims.input_size + dims.output_size);
                 product(simd, active, before, w_hh, (Start::Rows(z), backwards), sums, &mut gates);
+            }
+            Given::Room(_) if active == 1 => {
+                let x = self.x.row(t, schedule.sequence(0));
+                row(simd, [x, before(0)], w, (Start::Row(b), backwards), sums, &mut gates);
             }
             Given::Room(room) => {
                 let stride = padded::<T>(dims.input_size + dims.output_size);

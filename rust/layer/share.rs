@@ -29,6 +29,9 @@ const FULL_ROWS: usize = 6;
 /// A step of so many nanoseconds is worth a barrier, which takes 200 to 400.
 const WORTH_MEETING: f64 = 1500.0;
 
+/// The caller is asked whether to go on every so many nanoseconds of one thread's work, about; to ask takes 30 of them.
+const POLL: f64 = 20_000.0;
+
 /// From so many sequences on, a step makes its input product itself: its tiles are full, so reading the input's weights
 /// at each step costs nothing, and keeping pre-activations would.
 pub(super) const DIRECT_ROWS: usize = 24;
@@ -71,6 +74,8 @@ thread_local! {
 pub(super) struct Plan {
     pub(super) threads: usize,
     pub(super) split: Split,
+    /// How many steps may pass until the caller is asked again whether to go on.
+    pub(super) steps_a_poll: usize,
 }
 
 /// How large a call is.
@@ -122,26 +127,27 @@ impl Plan {
     /// For a call over `schedule`, whose weights take `bytes` and have `blocks` of units that can be shared out.
     pub(super) fn new(schedule: &Schedule<'_>, size: &Size, (bytes, blocks): (usize, usize)) -> Self {
         let Size { work, threads, .. } = *size;
-        let alone = Self { threads: 1, split: Split::Batch };
+        let step = work / schedule.steps().max(1) as f64;
+        let steps_a_poll = (POLL / step) as usize + 1;
+        let share_out = |threads, split| Self { threads, split, steps_a_poll };
         #[cfg(test)]
         if let Some(split) = FORCED.get() {
             let most = if split == Split::Batch { schedule.batch() } else { blocks };
-            return Self { threads: threads.min(most).max(1), split };
+            return share_out(threads.min(most).max(1), split);
         }
         if threads <= 1 {
-            return alone;
+            return share_out(1, Split::Batch);
         }
-        let step = work / schedule.steps().max(1) as f64;
         let of_batch = threads.min(schedule.batch());
         let of_units = threads.min(blocks);
         if schedule.batch() >= threads * FULL_ROWS && bytes <= second_level() / 4 * 3 {
-            Self { threads: of_batch, split: Split::Batch }
+            share_out(of_batch, Split::Batch)
         } else if of_units > 1 && (step >= WORTH_MEETING || schedule.steps() == 1) {
-            Self { threads: of_units, split: Split::Units }
+            share_out(of_units, Split::Units)
         } else if schedule.batch() >= 2 * threads {
-            Self { threads: of_batch, split: Split::Batch }
+            share_out(of_batch, Split::Batch)
         } else {
-            alone
+            share_out(1, Split::Batch)
         }
     }
 

@@ -214,6 +214,15 @@ fn check<S: Lanes<T>, T: Real>(simd: S, shape: Shape) {
                 product(simd, rows, |r| slices[r], panel.all(), (start, backwards), sums, sink);
             });
             assert_chains(&(shape, from, backwards, "product"), &out, &expected);
+            if rows == 1 {
+                for cut in [0, depth / 3, depth] {
+                    let (one, two) = slices[0].split_at(cut);
+                    let out = collect(shape, columns, 0, |sums, sink| {
+                        row(simd, [one, two], panel.all(), (start, backwards), sums, sink);
+                    });
+                    assert_chains(&(shape, from, backwards, "in two parts", cut), &out, &expected);
+                }
+            }
         }
     }
     // By parts, each with columns of its own.
