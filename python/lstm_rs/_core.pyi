@@ -74,7 +74,7 @@ class Stream:
 
 # (y, h, c, gates, c of the tape), the last two None without a tape
 _Forwarded: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any]
-_ForwardArguments: TypeAlias = tuple[Forward, npt.ArrayLike, _State, _Lengths, bool, bool, bool, np.ndarray | None]
+_ForwardArguments: TypeAlias = tuple[Forward, npt.ArrayLike, _State, _Lengths, bool, bool, bool, bool, np.ndarray | None]
 
 def forward(
     weights: Forward,
@@ -84,6 +84,7 @@ def forward(
     reverse: bool,
     batch_first: bool,
     tape: bool,
+    stacked: bool,
     out: np.ndarray | None = None,
 ) -> _Forwarded: ...
 def forward_both(first: _ForwardArguments, second: _ForwardArguments) -> tuple[_Forwarded, _Forwarded]: ...
@@ -99,34 +100,19 @@ _Backwarded: TypeAlias = tuple[
     np.ndarray,
     np.ndarray,
 ]
-_BackwardArguments: TypeAlias = tuple[
-    Backward,
-    npt.ArrayLike,
-    _State,
-    _Lengths,
-    bool,
-    bool,
-    npt.ArrayLike,
-    npt.ArrayLike,
-    npt.ArrayLike,
-    npt.ArrayLike | None,
-    _State,
-    bool,
+# (x, state, lengths, reverse, batch_first, y, gates, c)
+_Record: TypeAlias = tuple[
+    npt.ArrayLike, _State, _Lengths, bool, bool, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike
 ]
+_BackwardArguments: TypeAlias = tuple[Backward, _Record, npt.ArrayLike | None, _State, bool, bool]
 
 def backward(
     weights: Backward,
-    x: npt.ArrayLike,
-    state: _State,
-    lengths: _Lengths,
-    reverse: bool,
-    batch_first: bool,
-    y: npt.ArrayLike,
-    gates: npt.ArrayLike,
-    c: npt.ArrayLike,
+    record: _Record,
     dy: npt.ArrayLike | None,
     dstate: _State,
     need_dx: bool,
+    stacked: bool,
 ) -> _Backwarded: ...
 def backward_both(first: _BackwardArguments, second: _BackwardArguments) -> tuple[_Backwarded, _Backwarded]: ...
 def check_cell(cell: CellSpec) -> None: ...

@@ -12,6 +12,21 @@ from lstm_rs import _core
 from lstm_rs._parameters import Layout, Snapshot
 from lstm_rs.functional import Lengths, State, StateLike, Tape, as_lengths
 
+_set = object.__setattr__
+
+
+class _Record(NamedTuple):
+    """What one layer in one direction has recorded, as its pass backward takes it."""
+
+    x: npt.ArrayLike
+    state: State | None
+    lengths: np.ndarray | None
+    reverse: bool
+    batch_first: bool
+    y: np.ndarray
+    gates: np.ndarray
+    c: np.ndarray
+
 
 class LSTMTape:
     """What `LSTM.forward_train` has recorded for `LSTM.backward`.
@@ -28,23 +43,50 @@ class LSTMTape:
     It is read-only, and it pickles.
     """
 
-    __slots__ = ("_snapshot", "dropout", "layers")
+    __slots__ = ("_layers", "_records", "_snapshot", "dropout")
 
-    layers: tuple[Tape, ...]
     dropout: tuple[np.ndarray | None, ...]
+    _layers: tuple[Tape, ...] | None
+    _records: tuple[_Record, ...]
     _snapshot: Snapshot | None
 
-    def __init__(
+    def __init__(self, layers: tuple[Tape, ...], dropout: tuple[np.ndarray | None, ...]) -> None:
+        records = tuple(_Record(*(getattr(tape, name) for name in _Record._fields)) for tape in layers)
+        self._fill(layers, records, None, dropout)
+
+    @classmethod
+    def _of(
+        cls, snapshot: Snapshot, records: tuple[_Record, ...], dropout: tuple[np.ndarray | None, ...]
+    ) -> LSTMTape:
+        """Make one whose `layers` are made when somebody looks at them: that takes as long as a short step."""
+        tape = object.__new__(cls)
+        tape._fill(None, records, snapshot, dropout)
+        return tape
+
+    def _fill(
         self,
-        layers: tuple[Tape, ...],
+        layers: tuple[Tape, ...] | None,
+        records: tuple[_Record, ...],
+        snapshot: Snapshot | None,
         dropout: tuple[np.ndarray | None, ...],
-        snapshot: Snapshot | None = None,
     ) -> None:
-        for name, value in (("layers", layers), ("dropout", dropout), ("_snapshot", snapshot)):
-            object.__setattr__(self, name, value)
+        _set(self, "_layers", layers)
+        _set(self, "_records", records)
+        _set(self, "_snapshot", snapshot)
+        _set(self, "dropout", dropout)
         for mask in dropout:
             if mask is not None:
                 mask.flags.writeable = False
+
+    @property
+    def layers(self) -> tuple[Tape, ...]:
+        """One tape for each layer and direction."""
+        if self._layers is None and self._snapshot is not None:
+            cell, weights = self._snapshot.layout.cell, self._snapshot.weights
+            parts = zip(self._records, weights, strict=True)
+            _set(self, "_layers", tuple(Tape(cell=cell, weights=w, **record._asdict()) for record, w in parts))
+        assert self._layers is not None
+        return self._layers
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"LSTMTape.{name} is read-only")
@@ -99,46 +141,33 @@ def forward_train(
     directions, output = layout.directions, layout.output_size
     y = x if isinstance(x, np.ndarray) else np.asarray(x)
     lengths = as_lengths(lengths)
+    batch_first = layout.batch_first
     states = split_state(layout, "state", state, y)
-    tapes: list[Tape] = []
+    records: list[_Record] = []
     masks: list[np.ndarray | None] = []
     ends: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def record(part: int, out: np.ndarray, h: np.ndarray, c: np.ndarray, gates: Any, c_tape: Any) -> None:
-        ends.append((h, c))
-        tape = Tape(
-            gates=gates,
-            c=c_tape,
-            x=x,
-            y=out,
-            weights=snapshot.weights[part],
-            state=states[part],
-            cell=layout.cell,
-            lengths=lengths,
-            reverse=part % directions == 1,
-            batch_first=layout.batch_first,
-        )
-        tapes.append(tape)
-
     for k in range(layout.num_layers):
         x = y
         if directions == 1:
-            answer = _core.forward(snapshot.forward[k], x, states[k], lengths, False, layout.batch_first, True)
-            record(k, *answer)
-            y = answer[0]
+            y, h, c, gates, c_tape = _core.forward(
+                snapshot.forward[k], x, states[k], lengths, False, batch_first, True, True
+            )
+            ends.append((h, c))
+            records.append(_Record(x, states[k], lengths, False, batch_first, y, gates, c_tape))
         else:
             # Both directions write into one array, side by side. The pass refuses an x of another rank.
             y = np.zeros((*x.shape[:-1], 2 * output) if x.ndim in (2, 3) else 0, dtype=layout.dtype)
             one, two = (
-                (snapshot.forward[part], x, states[part], lengths, d == 1, layout.batch_first, True, side)
+                (snapshot.forward[part], x, states[part], lengths, d == 1, batch_first, True, True, side)
                 for d, part, side in ((0, 2 * k, y[..., :output]), (1, 2 * k + 1, y[..., output:]))
             )
-            for d, answer in enumerate(_core.forward_both(one, two)):
-                record(2 * k + d, *answer)
+            for d, (side, h, c, gates, c_tape) in enumerate(_core.forward_both(one, two)):
+                ends.append((h, c))
+                records.append(_Record(x, states[2 * k + d], lengths, d == 1, batch_first, side, gates, c_tape))
         if k < layout.num_layers - 1:
             masks.append(dropout.mask(y.shape, layout.dtype))
             y = y if masks[-1] is None else y * masks[-1]
-    return y, _join(ends), LSTMTape(tuple(tapes), tuple(masks), snapshot)
+    return y, _join(ends), LSTMTape._of(snapshot, tuple(records), tuple(masks))
 
 
 def backward(
@@ -146,7 +175,8 @@ def backward(
 ) -> LSTMGradients:
     """Run all layers and directions backward; the tape has to fit."""
     directions, output = layout.directions, layout.output_size
-    first = tape.layers[0]
+    records, snapshot = tape._records, tape._snapshot
+    first = records[0]
     d_out: np.ndarray | None = None
     if dy is not None:
         d_out = dy if isinstance(dy, np.ndarray) else np.asarray(dy)
@@ -154,44 +184,34 @@ def backward(
         if d_out.shape != expected:
             raise ValueError(f"dy: expected shape {expected}, as y has, got {d_out.shape}")
     dstates = split_state(layout, "dstate", dstate, np.asarray(first.x))
-    snapshot = tape._snapshot
     found: dict[str | None, np.ndarray | None] = {}
-    starts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    starts: list[Any] = [None] * len(layout.parts)
 
     def ask(part: int, d_out: np.ndarray | None) -> Any:
-        record = tape.layers[part]
-        return (
-            _core.Backward(record.cell, *record.weights) if snapshot is None else snapshot.backward(part),
-            record.x,
-            record.state,
-            record.lengths,
-            record.reverse,
-            record.batch_first,
-            record.y,
-            record.gates,
-            record.c,
-            d_out,
-            dstates[part],
-            need_dx or part >= directions,
-        )
+        if snapshot is None:
+            packed = _core.Backward(layout.cell, *tape.layers[part].weights)
+        else:
+            packed = snapshot.backward(part)
+        return (packed, records[part], d_out, dstates[part], need_dx or part >= directions, True)
 
-    def take(part: int, dx: Any, w_ih: Any, w_hh: Any, b: Any, peephole: Any, w_hr: Any, h: Any, c: Any) -> Any:
+    def take(part: int, answer: Any) -> Any:
+        dx, *weights, h, c = answer
         starts[part] = (h, c)
-        found.update(zip(layout.parts[part], (w_ih, w_hh, b, peephole, w_hr), strict=True))
+        found.update(zip(layout.parts[part], weights, strict=True))
         return dx
 
     for k in reversed(range(layout.num_layers)):
         if directions == 1:
-            d_out = take(k, *_core.backward(*ask(k, d_out)))
+            d_out = take(k, _core.backward(*ask(k, d_out)))
         else:
             sides = (None, None) if d_out is None else (d_out[..., :output], d_out[..., output:])
             answers = _core.backward_both(*(ask(2 * k + d, side) for d, side in enumerate(sides)))
-            dx, dx_back = (take(2 * k + d, *answer) for d, answer in enumerate(answers))
+            dx, dx_back = (take(2 * k + d, answer) for d, answer in enumerate(answers))
             d_out = None if dx is None else np.add(dx, dx_back, out=dx)
         mask = tape.dropout[k - 1] if k > 0 else None
         d_out = d_out if mask is None or d_out is None else d_out * mask
     weights: Any = {name: found[name] for name in layout.shapes}
-    return LSTMGradients(d_out, weights, _join([starts[part] for part in range(len(layout.parts))]))
+    return LSTMGradients(d_out, weights, _join(starts))
 
 
 def fits(layout: Layout, tape: LSTMTape) -> bool:
@@ -238,5 +258,5 @@ def split_state(layout: Layout, name: str, state: StateLike, x: np.ndarray) -> S
 def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> State:
     """A state of all layers and directions, from those of each."""
     if len(parts) == 1:
-        return State(parts[0][0][None], parts[0][1][None])
-    return State(np.stack([h for h, _ in parts]), np.stack([c for _, c in parts]))
+        return State(*parts[0])
+    return State(np.concatenate([h for h, _ in parts]), np.concatenate([c for _, c in parts]))

@@ -241,7 +241,7 @@ def forward(
     True
     """
     packed = _core.Forward(cell, *_as_weights(weights))
-    y, h, c, _, _ = _core.forward(packed, x, state, as_lengths(lengths), reverse, batch_first, False)
+    y, h, c, _, _ = _core.forward(packed, x, state, as_lengths(lengths), reverse, batch_first, False, False)
     return y, State(h, c)
 
 
@@ -294,7 +294,7 @@ def forward_train(
     weights = _as_weights(weights)
     packed = _core.Forward(cell, *weights)
     lengths = as_lengths(lengths)
-    y, h, c, gates, c_tape = _core.forward(packed, x, state, lengths, reverse, batch_first, True)
+    y, h, c, gates, c_tape = _core.forward(packed, x, state, lengths, reverse, batch_first, True, False)
     tape = Tape(
         gates=gates,
         c=c_tape,
@@ -365,8 +365,7 @@ def backward(
     if not isinstance(tape, Tape):
         raise TypeError(f"tape: expected a Tape, got {type(tape).__name__}; it is the third answer of forward_train")
     packed = _core.Backward(tape.cell, *_as_weights(tape.weights))
-    dx, w_ih, w_hh, b, peephole, w_hr, h, c = _core.backward(
-        packed,
+    record = (
         tape.x,
         tape.state,
         as_lengths(tape.lengths),
@@ -375,10 +374,8 @@ def backward(
         tape.y,
         tape.gates,
         tape.c,
-        dy,
-        dstate,
-        need_dx,
     )
+    dx, w_ih, w_hh, b, peephole, w_hr, h, c = _core.backward(packed, record, dy, dstate, need_dx, False)
     return Gradients(dx, Weights(w_ih, w_hh, b, peephole, w_hr), State(h, c))
 
 

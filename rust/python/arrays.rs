@@ -24,7 +24,7 @@ pub(super) trait Number: simd::Element + numpy::Element {
     const NAME: &'static str;
     /// The memory that this thread's calls use one after the other.
     fn workspaces() -> &'static LocalKey<Cell<[Workspace<Self>; 2]>>;
-    /// The memory of tapes that are gone.
+    /// The memory of arrays that are gone.
     fn pool() -> &'static Pool<Self>;
     fn either(memory: Aligned<Self>) -> Either<Aligned<f32>, Aligned<f64>>;
 }
@@ -321,26 +321,26 @@ pub(super) fn extent<T: Number>(array: &Array<'_, T>) -> (usize, usize) {
     (start, end)
 }
 
-/// Room for a state, (N, ·) or (·,).
+/// Room for a state, (N, ·) or (·,); `stacked`, it is that of one of an `LSTM`'s parts, with an axis more in front.
 pub(super) struct StateOut<'py, T> {
     pub(super) h: Array<'py, T>,
     pub(super) c: Array<'py, T>,
 }
 
 impl<'py, T: Number> StateOut<'py, T> {
-    pub(super) fn new(py: Python<'py>, dims: &Dims) -> PyResult<Self> {
-        Ok(Self {
-            h: new_array(py, &dims.state_shape(dims.layer.output_size), Filled::Later)?,
-            c: new_array(py, &dims.state_shape(dims.layer.hidden_size), Filled::Later)?,
-        })
+    pub(super) fn new(py: Python<'py>, dims: &Dims, stacked: bool) -> PyResult<Self> {
+        let array = |width| match stacked {
+            true => new_array(py, &dims.stacked_shape(1, width), Filled::Later),
+            false => new_array(py, &dims.state_shape(width), Filled::Later),
+        };
+        Ok(Self { h: array(dims.layer.output_size)?, c: array(dims.layer.hidden_size)? })
     }
 
     pub(super) fn view(&self, dims: &Dims) -> layer::StateMut<'_, T> {
-        let two = |array| {
+        let rows = |array, width| {
             let view: ArrayViewMutD<'_, T> = view_mut(array);
-            let view = if dims.axes.single { view.insert_axis(Axis(0)) } else { view };
-            view.into_dimensionality::<Ix2>().expect("made so")
+            view.into_shape_with_order((dims.batch, width)).expect("made so")
         };
-        layer::StateMut { h: two(&self.h), c: two(&self.c) }
+        layer::StateMut { h: rows(&self.h, dims.layer.output_size), c: rows(&self.c, dims.layer.hidden_size) }
     }
 }

@@ -13,6 +13,7 @@ use super::arrays::{
     sequences_mut, view, view_mut, with_workspaces,
 };
 use super::detached;
+use super::recycled::recycled_array;
 use super::weights::{Either, Forward};
 use crate::dims::{Dims, LayerDims, StepDims};
 use crate::layer;
@@ -98,7 +99,8 @@ impl Layers {
         // Steps past the ends stay zeros.
         let filled = if lengths.is_some() { Filled::Zeros } else { Filled::Later };
         let shape = dims.sequence_shape(self.directions * output_size);
-        let ys: Vec<Array<'py, T>> = (0..layers).map(|_| new_array(py, &shape, filled)).collect::<PyResult<_>>()?;
+        let ys: Vec<Array<'py, T>> =
+            (0..layers).map(|_| recycled_array(py, &shape, filled)).collect::<PyResult<_>>()?;
         let (h, c) = (
             new_array(py, &dims.stacked_shape(parts.len(), output_size), Filled::Later)?,
             new_array(py, &dims.stacked_shape(parts.len(), hidden_size), Filled::Later)?,

@@ -11,7 +11,7 @@ use super::arrays::{
     new_array, sequences, sequences_mut, view, view_mut, with_workspaces,
 };
 use super::detached;
-use super::recycled::tape_array;
+use super::recycled::recycled_array;
 use super::weights::{Backward, Either, Forward};
 use crate::dims::{Dims, LayerDims};
 use crate::layer;
@@ -26,12 +26,13 @@ pub(super) struct ForwardArguments<'py>(
     Bound<'py, PyAny>,
     Bound<'py, PyAny>,
     bool,
+    bool,
     Option<Bound<'py, PyAny>>,
 );
 
-/// `(y, h, c, gates, c_tape)`: gates and c_tape are None without `tape`.
+/// `(y, h, c, gates, c_tape)`: gates and c_tape are None without `tape`; `stacked`, h and c have an axis more in front.
 #[pyfunction]
-#[pyo3(signature = (weights, x, state, lengths, reverse, batch_first, tape, out=None))]
+#[pyo3(signature = (weights, x, state, lengths, reverse, batch_first, tape, stacked, out=None))]
 #[allow(clippy::too_many_arguments, reason = "a function of Python")]
 pub(super) fn forward<'py>(
     py: Python<'py>,
@@ -42,6 +43,7 @@ pub(super) fn forward<'py>(
     reverse: Bound<'py, PyAny>,
     batch_first: Bound<'py, PyAny>,
     tape: bool,
+    stacked: bool,
     out: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     fn run<'py, T: Number>(
@@ -56,7 +58,7 @@ pub(super) fn forward<'py>(
         })?;
         arrays.into_tuple(py)
     }
-    let arguments = ForwardArguments(weights, x, state, lengths, reverse, batch_first, tape, out);
+    let arguments = ForwardArguments(weights, x, state, lengths, reverse, batch_first, tape, stacked, out);
     match &arguments.0.get().0 {
         Either::F32(weights) => run(py, weights, &arguments),
         Either::F64(weights) => run(py, weights, &arguments),
@@ -119,7 +121,7 @@ struct ForwardArrays<'py, T> {
 
 impl<'py, T: Number> ForwardArrays<'py, T> {
     fn new(py: Python<'py>, weights: &layer::Forward<T>, arguments: &ForwardArguments<'py>) -> PyResult<Self> {
-        let ForwardArguments(_, x, state, given_lengths, reverse, batch_first, tape, out) = arguments;
+        let ForwardArguments(_, x, state, given_lengths, reverse, batch_first, tape, stacked, out) = arguments;
         let (reverse, batch_first) = (flag("reverse", reverse)?, flag("batch_first", batch_first)?);
         let x = borrow::<T>("x", x, Wanted::Rows, LIKE_WEIGHTS)?;
         let dims = Dims::new(weights.dims(), x.shape(), batch_first)?;
@@ -129,7 +131,7 @@ impl<'py, T: Number> ForwardArrays<'py, T> {
         // Steps past the ends stay zeros.
         let filled = if lengths.is_some() { Filled::Zeros } else { Filled::Later };
         let y = match out {
-            None => new_array(py, &dims.sequence_shape(output_size), filled)?,
+            None => recycled_array(py, &dims.sequence_shape(output_size), filled)?,
             Some(out) => {
                 let Ok(out) = out.cast::<PyArrayDyn<T>>() else {
                     let what = format!("out: expected a {} array{LIKE_WEIGHTS}", T::NAME);
@@ -142,11 +144,11 @@ impl<'py, T: Number> ForwardArrays<'py, T> {
                 out.clone()
             }
         };
-        let end = StateOut::<T>::new(py, &dims)?;
+        let end = StateOut::<T>::new(py, &dims, *stacked)?;
         let tape = match tape {
             true => Some((
-                tape_array::<T>(py, &[dims.steps, dims.batch, gates, hidden_size], filled)?,
-                tape_array::<T>(py, &[dims.steps, dims.batch, hidden_size], filled)?,
+                recycled_array::<T>(py, &[dims.steps, dims.batch, gates, hidden_size], filled)?,
+                recycled_array::<T>(py, &[dims.steps, dims.batch, hidden_size], filled)?,
             )),
             false => None,
         };
@@ -178,40 +180,41 @@ impl<'py, T: Number> ForwardArrays<'py, T> {
     }
 }
 
+/// What a pass forward of one layer in one direction has recorded: x, state, lengths, reverse, batch_first, y, gates, c.
+#[derive(FromPyObject)]
+pub(super) struct Record<'py>(
+    Bound<'py, PyAny>,
+    Option<Bound<'py, PyAny>>,
+    Option<Bound<'py, PyAny>>,
+    Bound<'py, PyAny>,
+    Bound<'py, PyAny>,
+    Bound<'py, PyAny>,
+    Bound<'py, PyAny>,
+    Bound<'py, PyAny>,
+);
+
 /// What a pass backward of one layer in one direction is asked for.
 #[derive(FromPyObject)]
 pub(super) struct BackwardArguments<'py>(
     Bound<'py, Backward>,
-    Bound<'py, PyAny>,
+    Record<'py>,
     Option<Bound<'py, PyAny>>,
     Option<Bound<'py, PyAny>>,
     Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    Bound<'py, PyAny>,
-    Option<Bound<'py, PyAny>>,
-    Option<Bound<'py, PyAny>>,
-    Bound<'py, PyAny>,
+    bool,
 );
 
-/// `(dx, d_w_ih, d_w_hh, d_b, d_peephole, d_w_hr, d_h, d_c)`: None where there is none.
+/// `(dx, d_w_ih, d_w_hh, d_b, d_peephole, d_w_hr, d_h, d_c)`: None where there is none; `stacked`, d_h and d_c have an axis
+/// more in front.
 #[pyfunction]
-#[allow(clippy::too_many_arguments, reason = "a function of Python")]
 pub(super) fn backward<'py>(
     py: Python<'py>,
     weights: Bound<'py, Backward>,
-    x: Bound<'py, PyAny>,
-    state: Option<Bound<'py, PyAny>>,
-    lengths: Option<Bound<'py, PyAny>>,
-    reverse: Bound<'py, PyAny>,
-    batch_first: Bound<'py, PyAny>,
-    y: Bound<'py, PyAny>,
-    gates: Bound<'py, PyAny>,
-    c: Bound<'py, PyAny>,
+    record: Record<'py>,
     dy: Option<Bound<'py, PyAny>>,
     dstate: Option<Bound<'py, PyAny>>,
     need_dx: Bound<'py, PyAny>,
+    stacked: bool,
 ) -> PyResult<Bound<'py, PyTuple>> {
     fn run<'py, T: Number>(
         py: Python<'py>,
@@ -225,8 +228,7 @@ pub(super) fn backward<'py>(
         })?;
         arrays.into_tuple(py)
     }
-    let arguments =
-        BackwardArguments(weights, x, state, lengths, reverse, batch_first, y, gates, c, dy, dstate, need_dx);
+    let arguments = BackwardArguments(weights, record, dy, dstate, need_dx, stacked);
     match &arguments.0.get().0 {
         Either::F32(weights) => run(py, weights, &arguments),
         Either::F64(weights) => run(py, weights, &arguments),
@@ -299,8 +301,8 @@ struct BackwardArrays<'py, T> {
 
 impl<'py, T: Number> BackwardArrays<'py, T> {
     fn new(py: Python<'py>, weights: &layer::Backward<T>, arguments: &BackwardArguments<'py>) -> PyResult<Self> {
-        let BackwardArguments(_, x, state, given_lengths, reverse, batch_first, y, gates, c, dy, dstate, need_dx) =
-            arguments;
+        let BackwardArguments(_, record, dy, dstate, need_dx, stacked) = arguments;
+        let Record(x, state, given_lengths, reverse, batch_first, y, gates, c) = record;
         let (reverse, batch_first) = (flag("tape.reverse", reverse)?, flag("tape.batch_first", batch_first)?);
         let need_dx = flag("need_dx", need_dx)?;
         let x = borrow::<T>("tape.x", x, Wanted::Rows, LIKE_WEIGHTS)?;
@@ -323,8 +325,8 @@ impl<'py, T: Number> BackwardArrays<'py, T> {
         // Steps past the ends stay zeros.
         let filled = if lengths.is_some() { Filled::Zeros } else { Filled::Later };
         let zeros = |shape: &[usize]| new_array::<T>(py, shape, Filled::Zeros);
-        let later = |shape: &[usize]| new_array::<T>(py, shape, Filled::Later);
-        let dx = need_dx.then(|| new_array::<T>(py, &dims.sequence_shape(input_size), filled)).transpose()?;
+        let later = |shape: &[usize]| recycled_array::<T>(py, shape, Filled::Later);
+        let dx = need_dx.then(|| recycled_array::<T>(py, &dims.sequence_shape(input_size), filled)).transpose()?;
         let peepholes = weights.cell().peephole_rows().count;
         Ok(Self {
             d_w_ih: later(&[rows, input_size])?,
@@ -332,7 +334,7 @@ impl<'py, T: Number> BackwardArrays<'py, T> {
             d_b: weights.has_bias().then(|| zeros(&[rows])).transpose()?,
             d_peephole: (peepholes > 0).then(|| zeros(&[peepholes, hidden_size])).transpose()?,
             d_w_hr: weights.is_projected().then(|| later(&[output_size, hidden_size])).transpose()?,
-            start: StateOut::<T>::new(py, &dims)?,
+            start: StateOut::<T>::new(py, &dims, *stacked)?,
             dims,
             x,
             state,
