@@ -49,10 +49,10 @@ Three rules
 Steps past the end of a sequence do not happen: they leave the state and the carries as they are, and what `x`
 and `dy` hold there, NaN included, has no influence. Answers are 0 there.
 
-A state that idles decays into subnormal numbers, which are slow on many CPUs. ``c`` and both carries become
-+0 where they are smaller than 2**-900 in magnitude, the threshold of float64 throughout the library. (In
-float32 it is 2**-100; this module has only the one, as it has only float64. The difference is below every
-tolerance.)
+A state that idles decays into subnormal numbers, which are slow on many CPUs, and so does a gradient on its way
+back. ``c``, both carries and each ``d_z`` become +0 where they are smaller than 2**-480 in magnitude, the
+threshold of float64 throughout the library: a product of two such numbers is normal. (In float32 it is 2**-56;
+this module has only the one, as it has only float64. The difference is below every tolerance.)
 
 NaN and Inf flow as IEEE says, without a warning, and stay in their own sequence, but for the weights'
 gradients, which sum over all of them.
@@ -74,7 +74,7 @@ from lstm_rs.functional import Gradients, State, Weights
 
 __all__ = ["Tape", "backward", "forward", "forward_train"]
 
-_SNAP = 2.0**-900
+_SNAP = 2.0**-480
 _TODAY = CellSpec()
 
 
@@ -335,11 +335,11 @@ def backward(tape: Tape, dy: Any = None, dstate: State | None = None, *, need_dx
 
         dr = dy_t[t] + dr_carry
         dh = dr if w_hr is None else dr @ w_hr
-        dz = {"o": dh * a * o * (1.0 - o)}
+        dz = {"o": _snap(dh * a * o * (1.0 - o))}
         dc = dh * o * _slope(cell.output_activation, a) + _seen(p, "o", dz["o"]) + dc_carry
-        dz["f"] = dc * c_prev * f * (1.0 - f)
-        dz["i"] = dc * (g - c_prev if cell.coupled else g) * i * (1.0 - i)
-        dz["g"] = dc * i * _slope(cell.input_activation, g)
+        dz["f"] = _snap(dc * c_prev * f * (1.0 - f))
+        dz["i"] = _snap(dc * (g - c_prev if cell.coupled else g) * i * (1.0 - i))
+        dz["g"] = _snap(dc * i * _slope(cell.input_activation, g))
 
         dr_t[t] = dr
         dz_t[t] = np.where(now[:, np.newaxis], np.stack([dz[name] for name in cell.gates], axis=1), 0.0)

@@ -18,8 +18,8 @@
 //! No closure touches a vector here: only functions can be `#[inline(always)]`, and what is not inlined loses the
 //! instruction set's features.
 //!
-//! The order of the roundings is part of the bit contract; the comments at the lines give it. `c` and the carry become
-//! +0 below [`Element::SNAP`].
+//! The order of the roundings is part of the bit contract; the comments at the lines give it. `c`, the carry and each `d_z`
+//! become +0 below [`Element::SNAP`].
 
 use super::activation::{sigmoid, tanh};
 use crate::cell::{Activation, CellSpec};
@@ -261,7 +261,7 @@ pub(crate) fn backward<'a, S: Lanes<T>, T: Element>(
                 None => simd.splat(T::ZERO),
             };
             let d_h = simd.add(dy, simd.load(&d_h[block]));
-            let d_o = through_sigmoid(simd, simd.mul(d_h, a), o);
+            let d_o = snap(simd, through_sigmoid(simd, simd.mul(d_h, a), o));
             // d_c = fma(p_o, d_z_o, fma(d_h * o, 1 - a^2, carry))
             let carry = get::<S, T, WHOLE>(simd, step.d_c.row(row), at);
             let d_h_o = simd.mul(d_h, o);
@@ -270,10 +270,10 @@ pub(crate) fn backward<'a, S: Lanes<T>, T: Element>(
                 Activation::Identity => simd.add(d_h_o, carry),
             };
             let d_c = look(simd, (peephole, looks.o), d_o, d_c);
-            let d_f = through_sigmoid(simd, simd.mul(d_c, before), f);
+            let d_f = snap(simd, through_sigmoid(simd, simd.mul(d_c, before), f));
             let d_i = simd.mul(d_c, if cell.coupled { simd.sub(g, before) } else { g });
-            let d_i = through_sigmoid(simd, d_i, i);
-            let d_g = through::<S, T>(simd, cell.input_activation, simd.mul(d_c, i), g);
+            let d_i = snap(simd, through_sigmoid(simd, d_i, i));
+            let d_g = snap(simd, through::<S, T>(simd, cell.input_activation, simd.mul(d_c, i), g));
             // carry = fma(p_f, d_z_f, fma(p_i, d_z_i, d_c * f))
             let carry = look(simd, (peephole, looks.i), d_i, simd.mul(d_c, f));
             let carry = look(simd, (peephole, looks.f), d_f, carry);

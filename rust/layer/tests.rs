@@ -10,4 +10,5 @@ mod directions;
 mod edges;
 mod errors;
 mod memory;
+mod silence;
 mod stream;

@@ -16,7 +16,7 @@ on_every_isa! { digests_are_those_of_every_machine }
 
 /// Of forward and backward, in single and in double precision. Made on x86-64 with AVX-512; found the same with AVX2, by
 /// plain code, and with NEON.
-const DIGESTS: [u64; 4] = [0x0460_1838_8BC3_62CF, 0x6C32_D115_F2E7_25CE, 0xE246_64B7_01CD_29F3, 0x0536_2CFF_7E23_0E9A];
+const DIGESTS: [u64; 4] = [0xE1FF_F465_A29F_36A7, 0x9A8B_4C98_9D9E_FF6E, 0xF6C8_1500_DA66_9B8F, 0xBECA_37CC_D842_0D7B];
 
 /// Every cell, in three shapes that leave no lane count even; several chunks of time; numbers at the end of their range.
 fn grid() -> Vec<(Case, Option<f64>)> {

@@ -17,6 +17,7 @@ on_every_isa! {
     reverse_is_a_mirror,
     states_below_the_threshold_are_positive_zero,
     carries_below_the_threshold_are_positive_zero,
+    gradients_below_the_threshold_are_positive_zero,
     empty_calls_give_the_state_back,
     without_input_the_recurrence_runs,
 }
@@ -191,6 +192,26 @@ fn states_below_the_threshold_are_positive_zero(isa: InstructionSet) {
                 }
                 assert_same_bits("c", out.c.view(), Array2::from_elem((2, hidden), threshold::<T>(after[3])).view());
             }
+        }
+    }
+    check::<f32>(isa);
+    check::<f64>(isa);
+}
+
+/// d_z_g is half of d_c, and d_x that times a weight of 1; the others are 0, as states and inputs of the cell are.
+fn gradients_below_the_threshold_are_positive_zero(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet) {
+        for (start, expected) in [(4.0, 2.0), (2.0, 1.0), (1.5, 0.0), (-2.0, -1.0), (-1.5, 0.0)] {
+            let (case, mut data) = halving::<T>(7, 1);
+            let case = Case { state: false, ..case };
+            data.w_ih[[2 * 7 + 3, 0]] = T::ONE;
+            let (dh, dc) = data.dstate.as_mut().expect("there");
+            dh.fill(T::ZERO);
+            dc.fill(threshold(start));
+            data.x.fill(T::ZERO);
+            let (_, gradients) = both(isa, &case, &data);
+            let dx = gradients.x.expect("asked for");
+            assert_same_bits("dx", dx.view(), Array3::from_elem((1, 2, 1), threshold::<T>(expected)).view());
         }
     }
     check::<f32>(isa);
