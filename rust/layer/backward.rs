@@ -16,7 +16,7 @@ use crate::dims::Dims;
 use crate::error::{Error, Result};
 use crate::kernel::pointwise::{self, specialised};
 use crate::kernel::tile::{Sink, Start, product};
-use crate::simd::memory::{Columns, Rows, RowsMut, padded};
+use crate::simd::memory::{Columns, Rows, RowsMut, padded, prefetch};
 use crate::simd::{Element, Job, Lanes};
 use crate::threads::{self as team, Worker};
 
@@ -424,6 +424,27 @@ impl<T: Element> Carry<'_, '_, T> {
 }
 
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Carry<'_, '_, T> {
+    /// What the tape has of the step before: it was written long ago, and is not in the caches.
+    #[inline(always)]
+    fn expect(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>) {
+        let Self { pass, schedule, t: Some(t), active, first, .. } = self else { return };
+        let Dims { layer, .. } = &pass.dims;
+        if pass.weights.w_hr.is_some() {
+            return;
+        }
+        let column = |vector: usize| (*first + vector * S::LANES).min(layer.output_size);
+        let units = column(vectors.start)..column(vectors.end);
+        let gates = pass.gates.groups(*t, layer.gates, &units);
+        for j in rows.start..rows.end.min(*active) {
+            let n = schedule.sequence(j);
+            (0..layer.gates).for_each(|gate| prefetch(simd, gates.group(n, gate)));
+            prefetch(simd, &pass.c_before(schedule, *t, j)[units.clone()]);
+            if let Some(dy) = &pass.dy {
+                prefetch(simd, dy.columns(*t, &units).row(n));
+            }
+        }
+    }
+
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]) {
         let column = |vector: usize| (self.first + vector * S::LANES).min(self.pass.dims.layer.output_size);

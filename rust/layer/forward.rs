@@ -17,7 +17,7 @@ use crate::dims::Dims;
 use crate::error::{Error, Result};
 use crate::kernel::pointwise::{self, specialised};
 use crate::kernel::tile::{BLOCK_ROWS, Left, Product, Sink, Start, balanced, block_rows, multiply, product, row};
-use crate::simd::memory::{Rows, RowsMut, padded, try_resize};
+use crate::simd::memory::{Rows, RowsMut, padded, prefetch, try_resize};
 use crate::simd::{Element, Job, Lanes};
 use crate::threads::{self as team, Worker};
 
@@ -402,6 +402,22 @@ struct Gates<'a, 'b, T> {
 }
 
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Gates<'_, '_, T> {
+    /// Where the tape is written: far from what was written before, and not in the caches.
+    #[inline(always)]
+    fn expect(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>) {
+        let Self { pass, schedule, t, own } = self;
+        let gates = pass.weights.dims.gates;
+        let (first, blocks) = (vectors.start / gates + own.blocks.start, vectors.len() / gates);
+        let units = first * S::LANES..((first + blocks) * S::LANES).min(own.units.end);
+        if let (Some(all), Some(c)) = (&mut own.gates, &mut own.c_tape) {
+            let (mut all, mut c) = (all.groups_mut(*t, gates, &units), c.columns_mut(*t, &units));
+            for n in rows.map(|j| schedule.sequence(j)) {
+                (0..gates).for_each(|gate| prefetch(simd, all.group(n, gate)));
+                prefetch(simd, c.row(n));
+            }
+        }
+    }
+
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, z: &mut [S::A], spare: &mut [S::A]) {
         let cell = self.pass.weights.cell;
