@@ -5,7 +5,7 @@
 //! out; latency is hidden by more outputs. Accumulators may go to memory and come back, which is exact, so a deep product
 //! is made in passes, and one over two panels is one chain.
 //!
-//! A panel's block of C vectors is stored as the tile reads it, `[k][C][lanes]`. A tile is R rows by U blocks: its k loop
+//! A panel's block of C vectors is stored as the tile reads it, `[k][C][lanes]`. A tile is R rows by one block: its k loop
 //! broadcasts R numbers, then loads one vector of weights at a time and multiplies it into R accumulators (with all
 //! weights loaded first, AVX2 spills and runs at half its speed: measured). One row alone is a matter of its own: `row.rs`.
 //!

@@ -398,6 +398,13 @@ struct Carry<'a, 'b, T> {
 }
 
 impl<T: Element> Carry<'_, '_, T> {
+    /// The outputs in these vectors of the worker's part.
+    #[inline(always)]
+    fn outputs<S: Lanes<T>>(&self, vectors: &Range<usize>) -> Range<usize> {
+        let column = |vector: usize| (self.first + vector * S::LANES).min(self.pass.dims.layer.output_size);
+        column(vectors.start)..column(vectors.end)
+    }
+
     /// The step before, for these outputs of some sequences, from what is handed on to them.
     #[inline(always)]
     fn go_on<S: Lanes<T>>(
@@ -427,13 +434,12 @@ impl<S: Lanes<T>, T: Element> Sink<S, T> for Carry<'_, '_, T> {
     /// What the tape has of the step before: it was written long ago, and is not in the caches.
     #[inline(always)]
     fn expect(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>) {
-        let Self { pass, schedule, t: Some(t), active, first, .. } = self else { return };
-        let Dims { layer, .. } = &pass.dims;
+        let units = self.outputs::<S>(&vectors);
+        let Self { pass, schedule, t: Some(t), active, .. } = self else { return };
+        let layer = &pass.dims.layer;
         if pass.weights.w_hr.is_some() {
             return;
         }
-        let column = |vector: usize| (*first + vector * S::LANES).min(layer.output_size);
-        let units = column(vectors.start)..column(vectors.end);
         let gates = pass.gates.groups(*t, layer.gates, &units);
         for j in rows.start..rows.end.min(*active) {
             let n = schedule.sequence(j);
@@ -447,8 +453,7 @@ impl<S: Lanes<T>, T: Element> Sink<S, T> for Carry<'_, '_, T> {
 
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]) {
-        let column = |vector: usize| (self.first + vector * S::LANES).min(self.pass.dims.layer.output_size);
-        let outputs = column(vectors.start)..column(vectors.end);
+        let outputs = self.outputs::<S>(&vectors);
         let mut d_h = self.own.d_h.columns_mut(0, &outputs);
         for (j, product) in rows.clone().zip(product.chunks_exact_mut(vectors.len())) {
             pointwise::hand_on(simd, product, d_h.row(self.schedule.sequence(j)));

@@ -1,9 +1,9 @@
 //! The time loop.
 //!
 //! A step is one product over its input and the output of the step before, whose sums become gates, state and output while
-//! they are in the first cache. Where few sequences run, the input's weights are better read once for many steps: time
-//! is then cut into chunks whose pre-activations fit a quarter of the second-level cache, and the input product of a
-//! chunk is made at once; the steps continue its chains. A projection is a second product in each step.
+//! they are in the first cache. Where few sequences run, the input's weights are better read once for many steps, unless
+//! they are very few: time is then cut into chunks whose pre-activations fit a quarter of the second-level cache, and the
+//! input product of a chunk is made at once; the steps continue its chains. A projection is a second product in each step.
 
 use std::ops::Range;
 
@@ -405,10 +405,8 @@ impl<S: Lanes<T>, T: Element> Sink<S, T> for Gates<'_, '_, T> {
     /// Where the tape is written: far from what was written before, and not in the caches.
     #[inline(always)]
     fn expect(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>) {
-        let Self { pass, schedule, t, own } = self;
-        let gates = pass.weights.dims.gates;
-        let (first, blocks) = (vectors.start / gates + own.blocks.start, vectors.len() / gates);
-        let units = first * S::LANES..((first + blocks) * S::LANES).min(own.units.end);
+        let (gates, units) = (self.pass.weights.dims.gates, self.units_of::<S>(&vectors));
+        let Self { schedule, t, own, .. } = self;
         if let (Some(all), Some(c)) = (&mut own.gates, &mut own.c_tape) {
             let (mut all, mut c) = (all.groups_mut(*t, gates, &units), c.columns_mut(*t, &units));
             for n in rows.map(|j| schedule.sequence(j)) {
@@ -421,13 +419,21 @@ impl<S: Lanes<T>, T: Element> Sink<S, T> for Gates<'_, '_, T> {
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, z: &mut [S::A], spare: &mut [S::A]) {
         let cell = self.pass.weights.cell;
-        specialised!(cell => self.units(simd, cell, rows, vectors, z, spare));
+        specialised!(cell => self.step(simd, cell, rows, vectors, z, spare));
     }
 }
 
 impl<T: Element> Gates<'_, '_, T> {
+    /// The units whose gates are in these vectors of the worker's part.
     #[inline(always)]
-    fn units<S: Lanes<T>>(
+    fn units_of<S: Lanes<T>>(&self, vectors: &Range<usize>) -> Range<usize> {
+        let (gates, before) = (self.pass.weights.dims.gates, self.own.blocks.start);
+        let unit = |vector: usize| ((vector / gates + before) * S::LANES).min(self.own.units.end);
+        unit(vectors.start)..unit(vectors.end)
+    }
+
+    #[inline(always)]
+    fn step<S: Lanes<T>>(
         &mut self,
         simd: S,
         cell: CellSpec,
@@ -436,11 +442,11 @@ impl<T: Element> Gates<'_, '_, T> {
         z: &mut [S::A],
         spare: &mut [S::A],
     ) {
+        let units = self.units_of::<S>(&vectors);
         let Self { pass, t, own, .. } = self;
         let (schedule, t, gates) = (*self.schedule, *t, cell.gate_rows().count);
-        let (first, blocks) = (vectors.start / gates + own.blocks.start, vectors.len() / gates);
-        let units = first * S::LANES..((first + blocks) * S::LANES).min(own.units.end);
-        let peephole = &simd.vectors(&pass.weights.peephole)[first * cell.peephole_rows().count..];
+        let blocks = vectors.len() / gates;
+        let peephole = &simd.vectors(&pass.weights.peephole)[units.start / S::LANES * cell.peephole_rows().count..];
         let step = pointwise::Step {
             c: own.c.columns_mut(0, &units),
             h: match pass.weights.w_hr {
