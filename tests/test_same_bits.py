@@ -295,8 +295,8 @@ def digest(cell, dtype):
     return whole.hexdigest()[:16]
 
 
-# Computed by version 0.1.0 on an AMD EPYC of family 25 (Zen 4), where scalar, AVX2 and AVX-512 agreed. They change only if the
-# arithmetic does, and then for everybody: that is for a CHANGELOG to say.
+# Computed by version 0.1.0 on an AMD EPYC of family 25 (Zen 4), where scalar, AVX2 and AVX-512 agreed. They change only
+# if the arithmetic does, and then for everybody: that is for a CHANGELOG to say.
 KNOWN = {
     "gers_1999": ("d6bee4d57a9396f0", "686930e72376a807"),
     "hochreiter_1997": ("fe510026d1f896eb", "22fe08aa3bd15e95"),

@@ -74,7 +74,9 @@ class Stream:
 
 # (y, h, c, gates, c of the tape), the last two None without a tape
 _Forwarded: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any]
-_ForwardArguments: TypeAlias = tuple[Forward, npt.ArrayLike, _State, _Lengths, bool, bool, bool, bool, np.ndarray | None]
+_ForwardArguments: TypeAlias = tuple[
+    Forward, npt.ArrayLike, _State, _Lengths, bool, bool, bool, bool, np.ndarray | None
+]
 
 def forward(
     weights: Forward,
@@ -101,9 +103,7 @@ _Backwarded: TypeAlias = tuple[
     np.ndarray,
 ]
 # (x, state, lengths, reverse, batch_first, y, gates, c)
-_Record: TypeAlias = tuple[
-    npt.ArrayLike, _State, _Lengths, bool, bool, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike
-]
+_Record: TypeAlias = tuple[npt.ArrayLike, _State, _Lengths, bool, bool, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
 _BackwardArguments: TypeAlias = tuple[Backward, _Record, npt.ArrayLike | None, _State, bool, bool]
 
 def backward(

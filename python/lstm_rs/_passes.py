@@ -55,9 +55,7 @@ class LSTMTape:
         self._fill(layers, records, None, dropout)
 
     @classmethod
-    def _of(
-        cls, snapshot: Snapshot, records: tuple[_Record, ...], dropout: tuple[np.ndarray | None, ...]
-    ) -> LSTMTape:
+    def _of(cls, snapshot: Snapshot, records: tuple[_Record, ...], dropout: tuple[np.ndarray | None, ...]) -> LSTMTape:
         """Make one whose `layers` are made when somebody looks at them: that takes as long as a short step."""
         tape = object.__new__(cls)
         tape._fill(None, records, snapshot, dropout)

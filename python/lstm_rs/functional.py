@@ -301,7 +301,7 @@ def forward_train(
         x=x,
         y=y,
         weights=weights,
-        state=None if state is None else State(*state),
+        state=None if state is None else State._make(state),
         cell=cell,
         lengths=lengths,
         reverse=reverse,

@@ -128,7 +128,8 @@ impl Plan {
     pub(super) fn new(schedule: &Schedule<'_>, size: &Size, (bytes, blocks): (usize, usize)) -> Self {
         let Size { work, threads, .. } = *size;
         let step = work / schedule.steps().max(1) as f64;
-        let steps_a_poll = (POLL / step) as usize + 1;
+        // An empty call has no work: what is asked for must still be a number.
+        let steps_a_poll = (POLL / step).clamp(1.0, 1e6) as usize;
         let share_out = |threads, split| Self { threads, split, steps_a_poll };
         #[cfg(test)]
         if let Some(split) = FORCED.get() {
