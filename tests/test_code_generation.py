@@ -41,7 +41,8 @@ def test_a_clean_loop_has_no_fault():
     wrong = check(disassembly(CLEAN), ["avx2"])
     assert not of_the_tile(wrong)
     assert len(wrong) == len(list(tiles("avx2"))) - 1
-    assert sorted(check(disassembly(CLEAN, ROW), ["avx2"])) != sorted(wrong)
+    row = f"{Tile('avx2', 'f32', '', 1, 1)}: not found"
+    assert row in wrong and row not in check(disassembly(CLEAN, ROW), ["avx2"])
 
 
 @pytest.mark.parametrize(

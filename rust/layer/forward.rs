@@ -138,7 +138,7 @@ impl<T: Element> Forward<T> {
                 let row = blocks * self.dims.gates * lanes;
                 let cells = cells_per_chunk::<T>(row, batch, schedule.steps());
                 hand.z.grow(cells * row)?;
-                if self.is_direct(dims.steps, batch) {
+                if batch > 1 && self.is_direct(dims.steps, batch) {
                     hand.left.grow(batch.min(BLOCK_ROWS) * left)?;
                 }
                 if hand.cells.len() < cells {

@@ -29,7 +29,8 @@ const FULL_ROWS: usize = 6;
 /// A step of so many nanoseconds is worth a barrier, which takes 200 to 400.
 const WORTH_MEETING: f64 = 1500.0;
 
-/// The caller is asked whether to go on every so many nanoseconds of one thread's work, about; to ask takes 30 of them.
+/// The caller is asked whether to go on every so many nanoseconds of one thread's work, about: at each step of a short one
+/// it would be part of the time.
 const POLL: f64 = 20_000.0;
 
 /// From so many sequences on, a step makes its input product itself: its tiles are full, so reading the input's weights

@@ -10,5 +10,6 @@ mod directions;
 mod edges;
 mod errors;
 mod memory;
+#[cfg(target_arch = "x86_64")]
 mod silence;
 mod stream;

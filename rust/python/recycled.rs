@@ -19,7 +19,7 @@ const LARGE: usize = 256 << 10;
 /// So many bytes are kept at most, of each dtype.
 const KEPT: usize = 256 << 20;
 
-/// What is free.
+/// What is free, in the order in which it came.
 pub(super) type Pool<T> = Mutex<Vec<Aligned<T>>>;
 
 /// What an array's numbers live in.
@@ -36,15 +36,22 @@ impl Drop for Memory {
 }
 
 /// Nobody is waited for: who finds the pool in use goes on without it.
+///
+/// What has lain there longest makes room: else sizes that nobody asks for any more would keep out those in use.
 fn give_back<T: Number>(memory: Aligned<T>) {
-    if let Ok(mut free) = T::pool().try_lock()
-        && free.iter().map(Aligned::bytes).sum::<usize>() + memory.bytes() <= KEPT
-    {
-        free.push(memory);
-    }
+    let Ok(mut free) = T::pool().try_lock() else { return };
+    free.push(memory);
+    let mut bytes: usize = free.iter().map(Aligned::bytes).sum();
+    let too_many = free.iter().take_while(|memory| {
+        let too_many = bytes > KEPT;
+        bytes -= memory.bytes();
+        too_many
+    });
+    let count = too_many.count();
+    free.drain(..count);
 }
 
-/// Memory for so many numbers, of which it does not waste as much again.
+/// Memory for so many numbers, of which it does not waste as much again: the last that was used, if it can be.
 fn take<T: Number>(len: usize) -> Option<Aligned<T>> {
     let mut free = match T::pool().try_lock() {
         Ok(free) => free,
@@ -53,8 +60,8 @@ fn take<T: Number>(len: usize) -> Option<Aligned<T>> {
     };
     let bytes = Aligned::<T>::bytes_for(len);
     let fits = |memory: &Aligned<T>| (bytes..2 * bytes).contains(&memory.bytes());
-    let place = free.iter().position(fits)?;
-    Some(free.swap_remove(place))
+    let place = free.iter().rposition(fits)?;
+    Some(free.remove(place))
 }
 
 /// As [`new_array`], in such memory where it is large.

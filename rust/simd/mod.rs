@@ -12,6 +12,8 @@
 //!
 //! A new instruction set is a file here and a line in `instruction_sets`.
 
+#[cfg(all(test, target_arch = "x86_64"))]
+pub(crate) mod flags;
 pub(crate) mod memory;
 mod scalar;
 

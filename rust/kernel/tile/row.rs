@@ -29,6 +29,7 @@ pub(crate) fn row<S: Lanes<T>, T: Element>(
     sink: &mut impl Sink<S, T>,
 ) {
     debug_assert_eq!(right.panel.lanes, S::LANES, "packed for another instruction set");
+    assert_eq!(left[0].len() + left[1].len(), right.depth, "a row is as long as the panel is deep");
     let row = Row { left, right, start };
     let (width, vectors) = (right.panel.width, right.vectors);
     // By constants: a division takes longer than a short step can wait for.

@@ -32,6 +32,13 @@ fn a_long_call_can_be_stopped(isa: InstructionSet) {
     let data = Data::<f64>::new(&case);
     let tape = forward(isa, &case, &data);
     polls(chunks, &|control| try_forward(isa, &case, &data, true, control).map(drop));
+    // Steps that make their input product themselves: each, where they are long; many at a time, where they are short.
+    for (sizes, polled) in [([40, 30, 3, 64], 40..41), ([4000, 1, 1, 8], 2..40)] {
+        let (case, none) = (Case::new(CellSpec::GERS_1999, sizes), polled.end);
+        let data = Data::<f64>::new(&case);
+        let all = polls(polled.start, &|control| try_forward(isa, &case, &data, true, control).map(drop));
+        assert!(all < none, "{all} polls, expected fewer than {none}");
+    }
     let sums = polls(windows + 3, &|control| try_backward(isa, &case, &data, &tape, control).map(drop));
     let blocks = (40usize * 13).div_ceil(BLOCK_ROWS);
     polls(sums + blocks, &|control| try_backward(isa, &with_dx, &data, &tape, control).map(drop));

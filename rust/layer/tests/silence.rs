@@ -1,5 +1,6 @@
 //! A long silence: what is left of an input decays, and the gradient on its way back. Numbers below the normal ones cost
-//! some CPUs a hundredfold, so none may come up, not even on the way to a normal one: the CPU itself keeps count.
+//! some CPUs a hundredfold, so none may come up, not even on the way to a normal one: the CPU itself keeps count. Of x86-64 alone: the flags
+//! of others are not read here.
 
 use ndarray::Axis;
 
@@ -7,35 +8,10 @@ use super::calls::{ALONE, forward, try_backward};
 use super::cases::{Case, Data};
 use crate::cell::tests::all;
 use crate::simd::InstructionSet;
+use crate::simd::flags::meets_subnormals;
 use crate::testing::{Real, on_every_isa};
 
 on_every_isa! { what_decays_never_becomes_subnormal }
-
-/// Runs `work`, and says whether an operation in it was given a subnormal number, or had a result below the normal ones.
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code, reason = "the flags of floating-point exceptions have no safe name")]
-fn meets_subnormals<R>(work: impl FnOnce() -> R) -> (R, bool) {
-    use std::arch::asm;
-    // Denormal operand, and underflow: they stay set until somebody clears them.
-    const FLAGS: u32 = 1 << 1 | 1 << 4;
-    let read = || {
-        let mut register = 0u32;
-        // SAFETY: SSE is there, and it writes to `register` alone.
-        unsafe { asm!("stmxcsr [{}]", in(reg) &raw mut register, options(nostack)) };
-        register
-    };
-    let clear = read() & !FLAGS;
-    // SAFETY: only flags change, and no code but this looks at them.
-    unsafe { asm!("ldmxcsr [{}]", in(reg) &raw const clear, options(nostack)) };
-    let result = std::hint::black_box(work());
-    (result, read() & FLAGS != 0)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn meets_subnormals<R>(work: impl FnOnce() -> R) -> (R, bool) {
-    println!("NOT RUN: only the x86-64 flags are read");
-    (work(), false)
-}
 
 /// Something at the first step, and nothing after it; a gradient at the last step, and nothing before it. Biases of 0, but
 /// for the forget gate, that lets everything fade.
@@ -68,13 +44,4 @@ fn what_decays_never_becomes_subnormal(isa: InstructionSet) {
     }
     check::<f32>(isa);
     check::<f64>(isa);
-}
-
-/// The count can tell.
-#[cfg(target_arch = "x86_64")]
-#[test]
-fn subnormals_are_met() {
-    use std::hint::black_box;
-    let times = |a: f32, b: f32| meets_subnormals(|| black_box(black_box(a) * black_box(b))).1;
-    assert!(times(1e-20, 1e-20) && times(1e-40, 1.0) && !times(1e-20, 1e-10) && !times(0.0, 1e-30));
 }
