@@ -30,6 +30,7 @@ mod backward;
 mod deferred;
 #[allow(unsafe_code, reason = "threads write parts of one array")]
 mod forward;
+mod outer;
 mod pack;
 mod schedule;
 mod share;
