@@ -12,6 +12,7 @@ mod machine;
 mod passes;
 mod recycled;
 mod settings;
+mod stream;
 mod weights;
 
 use std::cell::{Cell, RefCell};
@@ -83,12 +84,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Forward>()?;
     module.add_class::<Backward>()?;
     module.add_class::<layers::Layers>()?;
-    module.add_class::<layers::Stream>()?;
+    module.add_class::<stream::Stream>()?;
     module.add_function(wrap_pyfunction!(check_cell, module)?)?;
     module.add_function(wrap_pyfunction!(passes::forward, module)?)?;
-    module.add_function(wrap_pyfunction!(passes::forward_both, module)?)?;
     module.add_function(wrap_pyfunction!(passes::backward, module)?)?;
-    module.add_function(wrap_pyfunction!(passes::backward_both, module)?)?;
+    module.add_function(wrap_pyfunction!(layers::backward_layers, module)?)?;
     module.add_function(wrap_pyfunction!(machine::fma_peak, module)?)?;
     module.add_function(wrap_pyfunction!(machine::read_bandwidth, module)?)?;
     module.add_function(wrap_pyfunction!(settings::available_isas, module)?)?;

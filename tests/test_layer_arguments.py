@@ -103,7 +103,7 @@ def test_numpy_sizes_and_the_repr():
         (lambda r: {"lengths": [6, 1]}, ValueError, r"lengths\[0\]: expected 0 to 5 .*got 6"),
         (lambda r: {"lengths": [1.0, 1.0]}, TypeError, "lengths: expected integers, got float64"),
         (lambda r: {"lengths": [1, 1, 1]}, ValueError, r"lengths: expected shape \(2,\)"),
-        (lambda r: {"dy": r.dy[..., :5]}, ValueError, r"dy: expected shape \(5, 2, 10\), as y has"),
+        (lambda r: {"dy": r.dy[..., :5]}, ValueError, r"dy: expected shape \(5, 2, 10\) \(T, N, ·\), as x is"),
         (lambda r: {"dy": r.dy.astype(np.float64)}, TypeError, "dy: expected float32"),
         (lambda r: {"dstate": (r.state.h, r.state.c[:2])}, ValueError, r"dstate.c: expected shape \(4, 2, 5\)"),
     ],

@@ -1,5 +1,6 @@
 """Types of the compiled module. What its parts do is told by the parts themselves: `help(lstm_rs._core)`."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -10,6 +11,8 @@ from lstm_rs.cell import CellSpec
 # Names of this stub alone: the module does not have them.
 _State: TypeAlias = tuple[npt.ArrayLike, npt.ArrayLike] | None
 _Lengths: TypeAlias = np.ndarray[Any, np.dtype[np.int64]] | None
+# (x, state, lengths, reverse, batch_first, y, gates, c)
+_Record: TypeAlias = tuple[npt.ArrayLike, _State, _Lengths, bool, bool, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
 
 __all__ = [
     "Backward",
@@ -19,11 +22,10 @@ __all__ = [
     "__version__",
     "available_isas",
     "backward",
-    "backward_both",
+    "backward_layers",
     "check_cell",
     "fma_peak",
     "forward",
-    "forward_both",
     "get_num_threads",
     "isa",
     "read_bandwidth",
@@ -64,6 +66,14 @@ class Layers:
     def forward(
         self, x: npt.ArrayLike, state: _State = None, lengths: _Lengths = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+    # (y, h, c, records, masks)
+    def forward_train(
+        self,
+        x: npt.ArrayLike,
+        state: _State,
+        lengths: _Lengths,
+        mask: Callable[[tuple[int, ...]], np.ndarray] | None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[_Record, ...], tuple[np.ndarray | None, ...]]: ...
 
 @final
 class Stream:
@@ -74,9 +84,6 @@ class Stream:
 
 # (y, h, c, gates, c of the tape), the last two None without a tape
 _Forwarded: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray, Any, Any]
-_ForwardArguments: TypeAlias = tuple[
-    Forward, npt.ArrayLike, _State, _Lengths, bool, bool, bool, bool, np.ndarray | None
-]
 
 def forward(
     weights: Forward,
@@ -86,10 +93,7 @@ def forward(
     reverse: bool,
     batch_first: bool,
     tape: bool,
-    stacked: bool,
-    out: np.ndarray | None = None,
 ) -> _Forwarded: ...
-def forward_both(first: _ForwardArguments, second: _ForwardArguments) -> tuple[_Forwarded, _Forwarded]: ...
 
 # (dx, d_w_ih, d_w_hh, d_b, d_peephole, d_w_hr, d_h, d_c)
 _Backwarded: TypeAlias = tuple[
@@ -102,9 +106,6 @@ _Backwarded: TypeAlias = tuple[
     np.ndarray,
     np.ndarray,
 ]
-# (x, state, lengths, reverse, batch_first, y, gates, c)
-_Record: TypeAlias = tuple[npt.ArrayLike, _State, _Lengths, bool, bool, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
-_BackwardArguments: TypeAlias = tuple[Backward, _Record, npt.ArrayLike | None, _State, bool, bool]
 
 def backward(
     weights: Backward,
@@ -112,9 +113,17 @@ def backward(
     dy: npt.ArrayLike | None,
     dstate: _State,
     need_dx: bool,
-    stacked: bool,
 ) -> _Backwarded: ...
-def backward_both(first: _BackwardArguments, second: _BackwardArguments) -> tuple[_Backwarded, _Backwarded]: ...
+
+# (dx, gradients of all weights, d_h, d_c)
+def backward_layers(
+    parts: Sequence[Backward],
+    records: Sequence[_Record],
+    masks: Sequence[np.ndarray | None],
+    dy: npt.ArrayLike | None,
+    dstate: _State,
+    need_dx: bool,
+) -> tuple[np.ndarray | None, tuple[np.ndarray, ...], np.ndarray, np.ndarray]: ...
 def check_cell(cell: CellSpec) -> None: ...
 def available_isas() -> list[str]: ...
 def isa() -> str: ...

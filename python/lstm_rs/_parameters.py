@@ -134,12 +134,13 @@ class Snapshot:
                 self._backward.append(None)
         self.layers = _core.Layers(self.forward, layout.directions, layout.batch_first)
 
-    def backward(self, k: int) -> _core.Backward:
-        """The weights of part `k` as a pass backward reads them: packed when first needed."""
-        packed = self._backward[k]
-        if packed is None:
-            # Two threads may both come here: they make the same pack.
-            packed = self._backward[k] = _core.Backward(self.layout.cell, *self.weights[k])
+    def backward(self) -> list[_core.Backward]:
+        """The weights of all parts as a pass backward reads them: packed when first needed."""
+        packed: list[Any] = self._backward
+        for k, part in enumerate(packed):
+            if part is None:
+                # Two threads may both come here: they make the same pack.
+                packed[k] = _core.Backward(self.layout.cell, *self.weights[k])
         return packed
 
 

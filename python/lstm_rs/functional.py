@@ -241,7 +241,7 @@ def forward(
     True
     """
     packed = _core.Forward(cell, *_as_weights(weights))
-    y, h, c, _, _ = _core.forward(packed, x, state, as_lengths(lengths), reverse, batch_first, False, False)
+    y, h, c, _, _ = _core.forward(packed, x, state, as_lengths(lengths), reverse, batch_first, False)
     return y, State(h, c)
 
 
@@ -294,7 +294,7 @@ def forward_train(
     weights = _as_weights(weights)
     packed = _core.Forward(cell, *weights)
     lengths = as_lengths(lengths)
-    y, h, c, gates, c_tape = _core.forward(packed, x, state, lengths, reverse, batch_first, True, False)
+    y, h, c, gates, c_tape = _core.forward(packed, x, state, lengths, reverse, batch_first, True)
     tape = Tape(
         gates=gates,
         c=c_tape,
@@ -375,7 +375,7 @@ def backward(
         tape.gates,
         tape.c,
     )
-    dx, w_ih, w_hh, b, peephole, w_hr, h, c = _core.backward(packed, record, dy, dstate, need_dx, False)
+    dx, w_ih, w_hh, b, peephole, w_hr, h, c = _core.backward(packed, record, dy, dstate, need_dx)
     return Gradients(dx, Weights(w_ih, w_hh, b, peephole, w_hr), State(h, c))
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_rs import _passes
+from lstm_rs import _core
 from lstm_rs._parameters import LayerWeights, Layout, Store
-from lstm_rs._passes import LSTMGradients, LSTMTape
+from lstm_rs._passes import Dropout, LSTMGradients, LSTMTape, fits
 from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
 from lstm_rs.functional import Lengths, State, StateLike, as_lengths
@@ -232,8 +232,14 @@ class LSTM:
             raise TypeError(
                 f"rng: expected a numpy.random.Generator, got {type(rng).__name__}; make one with np.random.default_rng"
             )
-        dropout = _passes.Dropout(self.dropout, self._rng if rng is None else rng)
-        return _passes.forward_train(self._store.snapshot, x, state, lengths, dropout)
+        snapshot = self._store.snapshot
+        if lengths is not None:
+            lengths = as_lengths(lengths)
+        mask = None
+        if self.dropout > 0.0:
+            mask = Dropout(self.dropout, self._rng if rng is None else rng, self.dtype).mask
+        y, h, c, records, masks = snapshot.layers.forward_train(x, state, lengths, mask)
+        return y, State(h, c), LSTMTape._of(snapshot, records, masks)
 
     def backward(
         self,
@@ -277,9 +283,11 @@ class LSTM:
         """
         if not isinstance(tape, LSTMTape):
             raise TypeError(f"tape: expected the LSTMTape of forward_train, got {type(tape).__name__}")
-        if not _passes.fits(self._store.layout, tape):
+        layout = self._store.layout
+        if not fits(layout, tape):
             raise ValueError(f"tape: expected one of {self!r}, got one of a layer of another kind: {tape!r}")
-        return _passes.backward(self._store.layout, tape, dy, dstate, need_dx)
+        dx, weights, h, c = _core.backward_layers(tape._packed(), tape._records, tape.dropout, dy, dstate, need_dx)
+        return LSTMGradients(dx, dict(zip(layout.shapes, weights, strict=True)), State(h, c))
 
     @property
     def weights(self) -> LayerWeights:

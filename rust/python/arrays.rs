@@ -1,10 +1,11 @@
 //! Arrays on their way in and out: borrowed where they lie as the engine wants them, repaired by a copy where not,
 //! refused where their dtype is another; made anew for what goes out.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::ops::AddAssign;
 use std::thread::LocalKey;
 
-use ndarray::{ArrayView3, ArrayViewD, ArrayViewMut3, ArrayViewMutD, Axis, Ix2, Ix3};
+use ndarray::{ArrayBase, ArrayView3, ArrayViewD, ArrayViewMut3, ArrayViewMutD, Axis, Ix2, Ix3, IxDyn, RawData};
 use numpy::npyffi::flags::{NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_WRITEABLE};
 use numpy::npyffi::{PY_ARRAY_API, npy_intp};
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
@@ -14,16 +15,16 @@ use pyo3::types::PyTuple;
 
 use super::recycled::Pool;
 use super::weights::Either;
-use crate::dims::Dims;
+use crate::dims::{Dims, LayerDims};
 use crate::layer::{self, Workspace};
 use crate::simd;
 use crate::simd::memory::Aligned;
 
 /// An element that NumPy has.
-pub(super) trait Number: simd::Element + numpy::Element {
+pub(super) trait Number: simd::Element + numpy::Element + AddAssign {
     const NAME: &'static str;
     /// The memory that this thread's calls use one after the other.
-    fn workspaces() -> &'static LocalKey<Cell<[Workspace<Self>; 2]>>;
+    fn workspaces() -> &'static LocalKey<RefCell<[Workspace<Self>; 2]>>;
     /// The memory of arrays that are gone.
     fn pool() -> &'static Pool<Self>;
     fn either(memory: Aligned<Self>) -> Either<Aligned<f32>, Aligned<f64>>;
@@ -33,9 +34,9 @@ macro_rules! number {
     ($type:ty, $name:literal, $variant:ident) => {
         impl Number for $type {
             const NAME: &'static str = $name;
-            fn workspaces() -> &'static LocalKey<Cell<[Workspace<Self>; 2]>> {
+            fn workspaces() -> &'static LocalKey<RefCell<[Workspace<Self>; 2]>> {
                 thread_local! {
-                    static WORKSPACES: Cell<[Workspace<$type>; 2]> = Cell::default();
+                    static WORKSPACES: RefCell<[Workspace<$type>; 2]> = RefCell::default();
                 }
                 &WORKSPACES
             }
@@ -58,15 +59,18 @@ const KEPT: usize = 64 << 20;
 /// Runs `pass` in this thread's workspaces, one for each direction, or in new ones inside a pass: a signal's handler may
 /// make a call.
 pub(super) fn with_workspaces<T: Number, R>(pass: impl FnOnce(&mut [Workspace<T>; 2]) -> R) -> R {
-    let mut workspaces = T::workspaces().take();
-    let result = pass(&mut workspaces);
-    for workspace in &mut workspaces {
-        if workspace.bytes() > KEPT {
-            *workspace = Workspace::default();
+    T::workspaces().with(|workspaces| {
+        let Ok(mut workspaces) = workspaces.try_borrow_mut() else {
+            return pass(&mut Default::default());
+        };
+        let result = pass(&mut workspaces);
+        for workspace in &mut *workspaces {
+            if workspace.bytes() > KEPT {
+                *workspace = Workspace::default();
+            }
         }
-    }
-    T::workspaces().set(workspaces);
-    result
+        result
+    })
 }
 
 pub(super) type Array<'py, T> = Bound<'py, PyArrayDyn<T>>;
@@ -214,10 +218,11 @@ pub(super) fn pair<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<[Bou
     Err(PyTypeError::new_err(what))
 }
 
-/// A state that came in.
+/// A state that came in: of one part of a layer's, or with an axis more in front of all its parts.
 pub(super) struct State<'py, T> {
-    pub(super) h: Array<'py, T>,
-    pub(super) c: Array<'py, T>,
+    h: Array<'py, T>,
+    c: Array<'py, T>,
+    part: Option<usize>,
 }
 
 impl<'py, T: Number> State<'py, T> {
@@ -226,22 +231,64 @@ impl<'py, T: Number> State<'py, T> {
         let Some(object) = object else {
             return Ok(None);
         };
-        let pair = pair(name, object)?;
-        let part = |k: usize, letter: &str| {
-            borrow::<T>(&format!("{name}.{letter}"), &pair[k], Wanted::Contiguous, LIKE_WEIGHTS)
+        let [h, c] = Self::pair(name, object)?;
+        dims.check_state(name, h.shape(), c.shape())?;
+        Ok(Some(Self { h, c, part: None }))
+    }
+
+    /// The same of so many layers, each in one direction or two.
+    pub(super) fn borrow_stacked(
+        name: &str,
+        object: Option<&Bound<'py, PyAny>>,
+        dims: &Dims,
+        (layers, directions): (usize, usize),
+    ) -> PyResult<Option<Self>> {
+        let Some(object) = object else {
+            return Ok(None);
         };
-        let state = Self { h: part(0, "h")?, c: part(1, "c")? };
-        dims.check_state(name, state.h.shape(), state.c.shape())?;
-        Ok(Some(state))
+        let [h, c] = Self::pair(name, object)?;
+        let LayerDims { output_size, hidden_size, .. } = dims.layer;
+        dims.check_stacked(&format!("{name}.h"), layers, directions, output_size, h.shape())?;
+        dims.check_stacked(&format!("{name}.c"), layers, directions, hidden_size, c.shape())?;
+        Ok(Some(Self { h, c, part: Some(0) }))
+    }
+
+    fn pair(name: &str, object: &Bound<'py, PyAny>) -> PyResult<[Array<'py, T>; 2]> {
+        let [h, c] = pair(name, object)?;
+        let part =
+            |letter: &str, array| borrow::<T>(&format!("{name}.{letter}"), array, Wanted::Contiguous, LIKE_WEIGHTS);
+        Ok([part("h", &h)?, part("c", &c)?])
+    }
+
+    /// That of part `k`.
+    pub(super) fn part(&self, k: usize) -> Self {
+        Self { h: self.h.clone(), c: self.c.clone(), part: Some(k) }
+    }
+
+    /// The tuple that Python has of this part.
+    pub(super) fn tuple(&self) -> PyResult<Bound<'py, PyTuple>> {
+        let array = |array: &Array<'py, T>| match self.part {
+            Some(k) => array.get_item(k),
+            None => Ok(array.as_any().clone()),
+        };
+        (array(&self.h)?, array(&self.c)?).into_pyobject(self.h.py())
     }
 
     pub(super) fn view(&self, dims: &Dims) -> layer::State<'_, T> {
         let two = |array| {
-            let view = view(array);
+            let view = of_part(view(array), self.part);
             let view = if dims.axes.single { view.insert_axis(Axis(0)) } else { view };
             view.into_dimensionality::<Ix2>().expect("its shape was checked")
         };
         layer::State { h: two(&self.h), c: two(&self.c) }
+    }
+}
+
+/// A part of an array that has an axis of them in front, or the array.
+fn of_part<S: RawData>(array: ArrayBase<S, IxDyn>, part: Option<usize>) -> ArrayBase<S, IxDyn> {
+    match part {
+        Some(k) => array.index_axis_move(Axis(0), k),
+        None => array,
     }
 }
 
@@ -269,6 +316,13 @@ pub(super) enum Filled {
     Zeros,
     /// Anything: all of it will be written.
     Later,
+}
+
+impl Filled {
+    /// What sequences of such lengths are written to: steps past the ends stay zeros.
+    pub(super) fn past_ends(lengths: Option<&[i64]>) -> Self {
+        if lengths.is_some() { Self::Zeros } else { Self::Later }
+    }
 }
 
 /// A new array, or a MemoryError.
@@ -321,24 +375,32 @@ pub(super) fn extent<T: Number>(array: &Array<'_, T>) -> (usize, usize) {
     (start, end)
 }
 
-/// Room for a state, (N, ·) or (·,); `stacked`, it is that of one of an `LSTM`'s parts, with an axis more in front.
+/// Room for a state: of one part of a layer's, or with an axis more in front of all its parts.
 pub(super) struct StateOut<'py, T> {
     pub(super) h: Array<'py, T>,
     pub(super) c: Array<'py, T>,
+    part: Option<usize>,
 }
 
 impl<'py, T: Number> StateOut<'py, T> {
-    pub(super) fn new(py: Python<'py>, dims: &Dims, stacked: bool) -> PyResult<Self> {
-        let array = |width| match stacked {
-            true => new_array(py, &dims.stacked_shape(1, width), Filled::Later),
-            false => new_array(py, &dims.state_shape(width), Filled::Later),
-        };
-        Ok(Self { h: array(dims.layer.output_size)?, c: array(dims.layer.hidden_size)? })
+    pub(super) fn new(py: Python<'py>, dims: &Dims) -> PyResult<Self> {
+        let array = |width| new_array(py, &dims.state_shape(width), Filled::Later);
+        Ok(Self { h: array(dims.layer.output_size)?, c: array(dims.layer.hidden_size)?, part: None })
+    }
+
+    pub(super) fn stacked(py: Python<'py>, dims: &Dims, parts: usize) -> PyResult<Self> {
+        let array = |width| new_array(py, &dims.stacked_shape(parts, width), Filled::Later);
+        Ok(Self { h: array(dims.layer.output_size)?, c: array(dims.layer.hidden_size)?, part: Some(0) })
+    }
+
+    /// Room for part `k`.
+    pub(super) fn part(&self, k: usize) -> Self {
+        Self { h: self.h.clone(), c: self.c.clone(), part: Some(k) }
     }
 
     pub(super) fn view(&self, dims: &Dims) -> layer::StateMut<'_, T> {
         let rows = |array, width| {
-            let view: ArrayViewMutD<'_, T> = view_mut(array);
+            let view = of_part(view_mut(array), self.part);
             view.into_shape_with_order((dims.batch, width)).expect("made so")
         };
         layer::StateMut { h: rows(&self.h, dims.layer.output_size), c: rows(&self.c, dims.layer.hidden_size) }

@@ -1,28 +1,26 @@
-//! The layers of an `LSTM`, all at once and step by step: what has to start without delay.
+//! The layers of an `LSTM`, each in one direction or both: the passes over all of them.
 
 use std::sync::Arc;
 
-use ndarray::{ArrayView2, ArrayView3, ArrayViewMut3, Axis, s};
-use numpy::{PyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::PyUntypedArrayMethods;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyEllipsis, PySlice, PyTuple};
 
 use super::arrays::{
-    Array, Filled, LIKE_LAYER, LIKE_WEIGHTS, Number, Wanted, borrow, check_out, lengths, new_array, pair, sequences,
-    sequences_mut, view, view_mut, with_workspaces,
+    Array, Filled, LIKE_WEIGHTS, Number, State, StateOut, Wanted, borrow, borrow_option, flag, lengths, view, view_mut,
 };
-use super::detached;
+use super::passes::{BackwardArrays, ForwardArrays, Record, Recorded, new_tape};
 use super::recycled::recycled_array;
-use super::weights::{Either, Forward};
-use crate::dims::{Dims, LayerDims, StepDims};
+use super::weights::{Backward, Either, Forward};
+use crate::dims::Dims;
 use crate::layer;
 
 /// The packed weights of layers, each in one direction or both: immutable.
 #[pyclass(frozen, module = "lstm_rs._core")]
 pub(super) struct Layers {
-    parts: Parts,
-    directions: usize,
+    pub(super) parts: Parts,
+    pub(super) directions: usize,
     batch_first: bool,
 }
 
@@ -62,11 +60,49 @@ impl Layers {
         state: Option<&Bound<'py, PyAny>>,
         lengths: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        match &self.parts {
-            Either::F32(parts) => self.run(py, parts, x, state, lengths),
-            Either::F64(parts) => self.run(py, parts, x, state, lengths),
-        }
+        let call = ForwardCall { x, state, lengths, training: None };
+        let Forwarded { y, h, c, .. } = match &self.parts {
+            Either::F32(parts) => self.run(py, parts, &call)?,
+            Either::F64(parts) => self.run(py, parts, &call)?,
+        };
+        (y, h, c).into_pyobject(py)
     }
+
+    /// The same, recorded, with what `mask(shape)` gives multiplied onto the output of each layer but the last:
+    /// `(y, h, c, records, masks)`, a record for each part, and a mask, or None, for each layer but the last.
+    fn forward_train<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        state: Option<&Bound<'py, PyAny>>,
+        lengths: Option<&Bound<'py, PyAny>>,
+        mask: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let call = ForwardCall { x, state, lengths, training: Some(mask) };
+        let Forwarded { y, h, c, records, masks } = match &self.parts {
+            Either::F32(parts) => self.run(py, parts, &call)?,
+            Either::F64(parts) => self.run(py, parts, &call)?,
+        };
+        (y, h, c, PyTuple::new(py, records)?, PyTuple::new(py, masks)?).into_pyobject(py)
+    }
+}
+
+/// What a pass forward is asked for.
+struct ForwardCall<'a, 'py> {
+    x: &'a Bound<'py, PyAny>,
+    state: Option<&'a Bound<'py, PyAny>>,
+    lengths: Option<&'a Bound<'py, PyAny>>,
+    /// Whether it is recorded, and then what makes the masks between layers.
+    training: Option<Option<&'a Bound<'py, PyAny>>>,
+}
+
+/// What a pass forward answers.
+struct Forwarded<'py> {
+    y: Bound<'py, PyAny>,
+    h: Bound<'py, PyAny>,
+    c: Bound<'py, PyAny>,
+    records: Vec<Bound<'py, PyTuple>>,
+    masks: Vec<Option<Bound<'py, PyAny>>>,
 }
 
 impl Layers {
@@ -74,208 +110,155 @@ impl Layers {
         &self,
         py: Python<'py>,
         parts: &[Arc<layer::Forward<T>>],
-        x: &Bound<'py, PyAny>,
-        state: Option<&Bound<'py, PyAny>>,
-        given_lengths: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyTuple>> {
-        let x = borrow::<T>("x", x, Wanted::Rows, LIKE_WEIGHTS)?;
-        let dims = Dims::new(parts[0].dims(), x.shape(), self.batch_first)?;
-        let LayerDims { hidden_size, output_size, .. } = dims.layer;
-        let layers = parts.len() / self.directions;
-        let state = match state {
-            None => None,
-            Some(state) => {
-                let part = |letter: &str, array: &Bound<'py, PyAny>, width: usize| {
-                    let name = format!("state.{letter}");
-                    let array = borrow::<T>(&name, array, Wanted::Contiguous, LIKE_WEIGHTS)?;
-                    dims.check_stacked(&name, layers, self.directions, width, array.shape())?;
-                    PyResult::Ok(array)
-                };
-                let [h, c] = pair("state", state)?;
-                Some((part("h", &h, output_size)?, part("c", &c, hidden_size)?))
-            }
-        };
-        let lengths = lengths(given_lengths, &dims)?;
-        // Steps past the ends stay zeros.
-        let filled = if lengths.is_some() { Filled::Zeros } else { Filled::Later };
-        let shape = dims.sequence_shape(self.directions * output_size);
-        let ys: Vec<Array<'py, T>> =
-            (0..layers).map(|_| recycled_array(py, &shape, filled)).collect::<PyResult<_>>()?;
-        let (h, c) = (
-            new_array(py, &dims.stacked_shape(parts.len(), output_size), Filled::Later)?,
-            new_array(py, &dims.stacked_shape(parts.len(), hidden_size), Filled::Later)?,
-        );
-
-        let input = sequences(&x, &dims);
-        let mut outputs: Vec<ArrayViewMut3<'_, T>> = ys.iter().map(|y| sequences_mut(y, &dims)).collect();
-        let stack = |array| {
-            let view = view(array);
-            let view = if dims.axes.single { view.insert_axis(Axis(1)) } else { view };
-            view.into_dimensionality().expect("its shape was checked")
-        };
-        let state: Option<[ArrayView3<'_, T>; 2]> = state.as_ref().map(|(h, c)| [stack(h), stack(c)]);
-        let stack_mut = |array| {
-            let view = view_mut(array);
-            let view = if dims.axes.single { view.insert_axis(Axis(1)) } else { view };
-            view.into_dimensionality().expect("made so")
-        };
-        let mut end: [ArrayViewMut3<'_, T>; 2] = [stack_mut(&h), stack_mut(&c)];
-        let lengths = lengths.as_deref();
-        let nanoseconds = parts.iter().map(|part| part.nanoseconds(dims.steps, dims.cells())).sum();
-        detached(py, nanoseconds, |control| {
-            with_workspaces(|[one, two]| {
-                for (k, parts) in parts.chunks(self.directions).enumerate() {
-                    let (below, above) = outputs.split_at_mut(k);
-                    let x = below.last().map_or_else(|| input.view(), |y| y.view());
-                    let first = k * self.directions;
-                    let input = |d: usize| layer::Input {
-                        x: x.view(),
-                        state: state.as_ref().map(|[h, c]| layer::State {
-                            h: h.slice(s![first + d, .., ..]),
-                            c: c.slice(s![first + d, .., ..]),
-                        }),
-                        lengths,
-                        reverse: d == 1,
-                    };
-                    let [h, c] = end.each_mut().map(|end| end.slice_mut(s![first..first + self.directions, .., ..]));
-                    let y = above[0].view_mut();
-                    let Some(backwards) = parts.get(1) else {
-                        parts[0].run_with(one, input(0), output(y, h, c), control)?;
-                        continue;
-                    };
-                    // Both write into one array, side by side.
-                    let (y, y_back) = y.split_at(Axis(2), output_size);
-                    let ((h, h_back), (c, c_back)) = (h.split_at(Axis(0), 1), c.split_at(Axis(0), 1));
-                    layer::Forward::run_both(
-                        [
-                            layer::ForwardCall {
-                                weights: &parts[0],
-                                workspace: &mut *one,
-                                input: input(0),
-                                output: output(y, h, c),
-                            },
-                            layer::ForwardCall {
-                                weights: backwards,
-                                workspace: &mut *two,
-                                input: input(1),
-                                output: output(y_back, h_back, c_back),
-                            },
-                        ],
-                        control,
-                    )?;
+        call: &ForwardCall<'_, 'py>,
+    ) -> PyResult<Forwarded<'py>> {
+        let Self { directions, batch_first, .. } = *self;
+        let count = parts.len() / directions;
+        let mut x = borrow::<T>("x", call.x, Wanted::Rows, LIKE_WEIGHTS)?;
+        let dims = Dims::new(parts[0].dims(), x.shape(), batch_first)?;
+        let state = State::<T>::borrow_stacked("state", call.state, &dims, (count, directions))?;
+        let lengths = lengths(call.lengths, &dims)?;
+        let filled = Filled::past_ends(lengths.as_deref());
+        let end = StateOut::<T>::stacked(py, &dims, parts.len())?;
+        let shape = dims.sequence_shape(directions * dims.layer.output_size);
+        let (mut records, mut masks) = (Vec::new(), Vec::new());
+        for (k, layer) in parts.chunks(directions).enumerate() {
+            let y: Array<'py, T> = recycled_array(py, &shape, filled)?;
+            let direction = |d: usize| -> PyResult<ForwardArrays<'py, '_, T>> {
+                let part = k * directions + d;
+                Ok(ForwardArrays {
+                    dims: Dims::new(layer[d].dims(), x.shape(), batch_first)?,
+                    x: x.clone(),
+                    state: state.as_ref().map(|state| state.part(part)),
+                    lengths: lengths.as_deref(),
+                    reverse: d == 1,
+                    y: y.clone(),
+                    end: end.part(part),
+                    tape: call.training.map(|_| new_tape(py, &dims, filled)).transpose()?,
+                })
+            };
+            let one = direction(0)?;
+            let two = (directions == 2).then(|| direction(1)).transpose()?;
+            one.run(py, &layer[0], two.as_ref().map(|two| (&*layer[1], two)))?;
+            if call.training.is_some() {
+                for arrays in std::iter::once(one).chain(two) {
+                    records.push(self.record(py, arrays, call.lengths)?);
                 }
-                Ok(())
-            })
-        })?;
-        let y = ys.into_iter().next_back().expect("there is a layer");
-        (y, h, c).into_pyobject(py)
-    }
-}
-
-/// Where one direction writes: its outputs, and its final state (1, N, ·).
-fn output<'a, T>(y: ArrayViewMut3<'a, T>, h: ArrayViewMut3<'a, T>, c: ArrayViewMut3<'a, T>) -> layer::Output<'a, T> {
-    let state = layer::StateMut { h: h.index_axis_move(Axis(0), 0), c: c.index_axis_move(Axis(0), 0) };
-    layer::Output { y, state, tape: None }
-}
-
-/// Layers in one direction run step by step; see `lstm_rs.Stream`.
-#[pyclass(module = "lstm_rs._core")]
-pub(super) struct Stream(Either<layer::Stream<f32>, layer::Stream<f64>>);
-
-#[pymethods]
-impl Stream {
-    #[new]
-    fn new(layers: &Layers, batch_size: usize) -> PyResult<Self> {
-        if layers.directions != 1 {
-            return Err(PyValueError::new_err("layers: expected one direction"));
-        }
-        Ok(Self(match &layers.parts {
-            Either::F32(parts) => Either::F32(layer::Stream::new(parts.clone(), batch_size)),
-            Either::F64(parts) => Either::F64(layer::Stream::new(parts.clone(), batch_size)),
-        }))
-    }
-
-    /// Runs one step: y_t, which is `out` where that is given.
-    #[pyo3(signature = (x_t, out=None))]
-    fn step<'py>(
-        &mut self,
-        py: Python<'py>,
-        x_t: &Bound<'py, PyAny>,
-        out: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        match &mut self.0 {
-            Either::F32(stream) => step(py, stream, x_t, out),
-            Either::F64(stream) => step(py, stream, x_t, out),
-        }
-    }
-
-    /// Copies of the state: `(h, c)`, (L, N, P) and (L, N, H).
-    fn state<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        fn copies<'py, T: Number>(
-            py: Python<'py>,
-            stream: &layer::Stream<T>,
-        ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-            let copy = |from: ArrayView3<'_, T>| -> PyResult<Bound<'py, PyAny>> {
-                let to = new_array::<T>(py, from.shape(), Filled::Later)?;
-                view_mut(&to).assign(&from);
-                Ok(to.into_any())
-            };
-            let (h, c) = stream.state();
-            Ok((copy(h)?, copy(c)?))
-        }
-        match &self.0 {
-            Either::F32(stream) => copies(py, stream),
-            Either::F64(stream) => copies(py, stream),
-        }
-    }
-
-    /// Goes on from another state.
-    fn set_state(&mut self, state: &Bound<'_, PyAny>) -> PyResult<()> {
-        fn set<T: Number>(stream: &mut layer::Stream<T>, state: &Bound<'_, PyAny>) -> PyResult<()> {
-            let [h, c] = pair("state", state)?;
-            let h = borrow::<T>("state.h", &h, Wanted::Contiguous, LIKE_LAYER)?;
-            let c = borrow::<T>("state.c", &c, Wanted::Contiguous, LIKE_LAYER)?;
-            Ok(stream.set_state(view(&h), view(&c))?)
-        }
-        match &mut self.0 {
-            Either::F32(stream) => set(stream, state),
-            Either::F64(stream) => set(stream, state),
-        }
-    }
-}
-
-fn step<'py, T: Number>(
-    py: Python<'py>,
-    stream: &mut layer::Stream<T>,
-    x_t: &Bound<'py, PyAny>,
-    out: Option<&Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let x = borrow::<T>("x_t", x_t, Wanted::Rows, LIKE_LAYER)?;
-    let dims = StepDims::new(&stream.dims(), stream.batch(), x.shape())?;
-    let y = match out {
-        None => new_array::<T>(py, &dims.out, Filled::Later)?,
-        Some(out) => {
-            match out.cast::<PyUntypedArray>() {
-                Ok(array) => dims.check_out(Ok(array.shape()))?,
-                Err(_) => dims.check_out(Err(out.get_type().name()?.to_str()?))?,
             }
-            let Ok(out) = out.cast::<PyArrayDyn<T>>() else {
-                return Err(PyTypeError::new_err(format!("out: expected a {} array{LIKE_LAYER}", T::NAME)));
-            };
-            check_out(out, &[&x])?;
-            out.clone()
+            x = y;
+            if let Some(mask) = call.training.filter(|_| k + 1 < count) {
+                let mask = mask.map(|mask| mask.call1((x.getattr("shape")?,))).transpose()?;
+                if let Some(mask) = &mask {
+                    x = x.mul(mask)?.cast_into()?;
+                }
+                masks.push(mask);
+            }
         }
-    };
-    let rows: ArrayView2<'_, T> = {
-        let view = view(&x);
-        let view = if dims.single { view.insert_axis(Axis(0)) } else { view };
-        view.into_dimensionality().expect("its shape was checked")
-    };
-    let outputs = {
-        let view = view_mut(&y);
-        let view = if dims.single { view.insert_axis(Axis(0)) } else { view };
-        view.into_dimensionality().expect("its shape was checked")
-    };
-    detached(py, stream.nanoseconds(), |control| stream.step(rows, outputs, control))?;
-    Ok(y.into_any())
+        Ok(Forwarded { y: x.into_any(), h: end.h.into_any(), c: end.c.into_any(), records, masks })
+    }
+
+    /// What a pass backward reads as [`Record`].
+    fn record<'py, T: Number>(
+        &self,
+        py: Python<'py>,
+        arrays: ForwardArrays<'py, '_, T>,
+        lengths: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let ForwardArrays { dims, x, state, reverse, y, tape, .. } = arrays;
+        let state = state.map(|state| state.tuple()).transpose()?;
+        let y = match self.directions {
+            1 => y.into_any(),
+            _ => side(&y, usize::from(reverse), dims.layer.output_size)?,
+        };
+        let (gates, c) = tape.unzip();
+        (x, state, lengths, reverse, self.batch_first, y, gates, c).into_pyobject(py)
+    }
+}
+
+/// The columns of one direction, of the outputs of both.
+fn side<'py>(y: &Bound<'py, PyAny>, direction: usize, width: usize) -> PyResult<Bound<'py, PyAny>> {
+    let py = y.py();
+    let first = (direction * width) as isize;
+    y.get_item((PyEllipsis::get(py), PySlice::new(py, first, first + width as isize, 1)))
+}
+
+/// Runs all layers backward: `(dx, d_weights, h, c)`, the gradients of the weights part by part in one tuple, without
+/// those of weights that there are not.
+#[pyfunction]
+pub(super) fn backward_layers<'py>(
+    py: Python<'py>,
+    parts: Vec<Bound<'py, Backward>>,
+    records: Vec<Record<'py>>,
+    masks: Vec<Option<Bound<'py, PyAny>>>,
+    dy: Option<&Bound<'py, PyAny>>,
+    dstate: Option<&Bound<'py, PyAny>>,
+    need_dx: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    let count = masks.len() + 1;
+    if parts.is_empty() || records.len() != parts.len() || parts.len() != count && parts.len() != 2 * count {
+        return Err(PyValueError::new_err("tape: expected as many records as the layer has parts"));
+    }
+    let need_dx = flag("need_dx", need_dx)?;
+    let (mut single, mut double) = (Vec::new(), Vec::new());
+    for part in &parts {
+        match &part.get().0 {
+            Either::F32(part) => single.push(&**part),
+            Either::F64(part) => double.push(&**part),
+        }
+    }
+    match (single.len(), double.len()) {
+        (_, 0) => backward_in(py, &single, &records, &masks, (dy, dstate, need_dx)),
+        (0, _) => backward_in(py, &double, &records, &masks, (dy, dstate, need_dx)),
+        _ => Err(PyTypeError::new_err("parts: expected weights of one dtype")),
+    }
+}
+
+fn backward_in<'py, T: Number>(
+    py: Python<'py>,
+    parts: &[&layer::Backward<T>],
+    records: &[Record<'py>],
+    masks: &[Option<Bound<'py, PyAny>>],
+    (dy, dstate, need_dx): (Option<&Bound<'py, PyAny>>, Option<&Bound<'py, PyAny>>, bool),
+) -> PyResult<Bound<'py, PyTuple>> {
+    let count = masks.len() + 1;
+    let directions = parts.len() / count;
+    let dims = Recorded::new(parts[0], &records[0])?.dims;
+    let output_size = dims.layer.output_size;
+    let mut d_out = borrow_option::<T>("dy", dy, Wanted::Rows, LIKE_WEIGHTS)?;
+    if let Some(dy) = &d_out {
+        dims.check_sequence("dy", directions * output_size, dy.shape())?;
+    }
+    let dstate = State::<T>::borrow_stacked("dstate", dstate, &dims, (count, directions))?;
+    let start = StateOut::<T>::stacked(py, &dims, parts.len())?;
+    let mut gradients = Vec::with_capacity(parts.len());
+    for k in (0..count).rev() {
+        let first = k * directions;
+        let direction = |d: usize| {
+            let part = first + d;
+            let dy = match &d_out {
+                Some(dy) if directions == 2 => Some(side(dy, d, output_size)?),
+                dy => dy.as_ref().map(|dy| dy.as_any().clone()),
+            };
+            let ends = (dstate.as_ref().map(|dstate| dstate.part(part)), start.part(part));
+            let recorded = Recorded::new(parts[part], &records[part])?;
+            BackwardArrays::new(py, parts[part], recorded, dy.as_ref(), ends, need_dx || k > 0)
+        };
+        let one = direction(0)?;
+        let two = (directions == 2).then(|| direction(1)).transpose()?;
+        one.run(py, parts[first], two.as_ref().map(|two| (parts[first + 1], two)))?;
+        d_out = one.dx;
+        if let Some(two) = two {
+            if let (Some(dx), Some(more)) = (&d_out, &two.dx) {
+                let (mut dx, more) = (view_mut(dx), view(more));
+                py.detach(|| dx += &more);
+            }
+            gradients.push(two.gradients);
+        }
+        gradients.push(one.gradients);
+        if let (Some(dx), Some(mask)) = (&d_out, k.checked_sub(1).and_then(|below| masks[below].as_ref())) {
+            d_out = Some(dx.mul(mask)?.cast_into()?);
+        }
+    }
+    let gradients = gradients.into_iter().rev().flatten().flatten();
+    (d_out, PyTuple::new(py, gradients.collect::<Vec<_>>())?, start.h, start.c).into_pyobject(py)
 }
