@@ -6,12 +6,14 @@
 //! input product of a chunk is made at once; the steps continue its chains. A projection is a second product in each step.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use super::schedule::Schedule;
 use super::share::{
     Cancel, DIRECT_ROWS, Hand, Plan, Size, Split, Stop, Workspace, cells_per_chunk, side_by_side, threads, work,
 };
 use super::{Control, Forward, Input, Output, StateRows, flat};
+use crate::caches::second_level;
 use crate::cell::CellSpec;
 use crate::dims::Dims;
 use crate::error::{Error, Result};
@@ -89,6 +91,11 @@ impl<T: Element> Forward<T> {
         rows >= DIRECT_ROWS || steps == 1 || rows == 1 && cheap
     }
 
+    /// How many steps have been run, with so many to come: counted where not all weights stay in a cache between calls.
+    fn turn(&self, steps: usize) -> usize {
+        if self.w.bytes() > second_level() / 2 { self.steps.fetch_add(steps, Ordering::Relaxed) } else { 0 }
+    }
+
     /// How large the call is, or what is wrong with its input.
     fn size(&self, input: &Input<'_, T>, control: &Control<'_>) -> Result<Size> {
         let dims = input.dims(self.dims)?;
@@ -149,6 +156,7 @@ impl<T: Element> Forward<T> {
         hidden_rows.resize(if self.w_hr.is_some() { dims.batch * hidden } else { 0 })?;
         let pass = Pass {
             weights: self,
+            turn: self.turn(dims.steps),
             dims,
             schedule,
             plan,
@@ -182,6 +190,8 @@ pub struct ForwardCall<'w, 'a, T> {
 /// A pass forward under way.
 struct Pass<'a, T> {
     weights: &'a Forward<T>,
+    /// How many steps these weights have run before, as far as it matters whether that is even.
+    turn: usize,
     dims: Dims,
     schedule: Schedule<'a>,
     plan: Plan,
@@ -333,8 +343,8 @@ impl<T: Element> Pass<'_, T> {
             schedule.before(t, j).map_or_else(|| self.initial.h(n), |t| y.row(t, n))
         };
         let w = w.part(&own.blocks);
-        // The weights that the step before read last come first.
-        let backwards = s % 2 == 1;
+        // The weights that the step before read last come first: that of this call, or of the one before.
+        let backwards = (s + self.turn) % 2 == 1;
         let mut gates = Gates { pass: self, schedule, t, own };
         match given {
             Given::Input(z) => {

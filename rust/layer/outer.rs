@@ -156,10 +156,16 @@ impl<'a, T: Element> Outer<'a, T> {
         columns: &Range<usize>,
         sum: &mut RowsMut<'_, T>,
     ) {
-        let right: [&[T]; K] = std::array::from_fn(|k| &right[k][..columns.len()]);
+        let (mut left, mut operands): ([&[T]; K], [&[T]; K]) = ([&[]; K], [&[]; K]);
+        for k in 0..K {
+            (left[k], operands[k]) = (&self.left[k][..rows.len()], &right[k][..columns.len()]);
+        }
         for (at, row) in rows.enumerate() {
-            let left = std::array::from_fn(|k| self.left[k][at]);
-            pointwise::add_products(simd, self.first, left, right, sum.part_mut(0, row, columns));
+            let mut column = [T::ZERO; K];
+            for k in 0..K {
+                column[k] = left[k][at];
+            }
+            pointwise::add_products(simd, self.first, column, operands, sum.part_mut(0, row, columns));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Weights in the order in which the tile reads them, made once and used by many calls.
 
+use std::sync::atomic::AtomicUsize;
+
 use ndarray::{ArrayView2, Axis};
 
 use super::Weights;
@@ -26,6 +28,8 @@ pub struct Forward<T> {
     pub(super) peephole: Aligned<T>,
     /// Blocks of outputs.
     pub(super) w_hr: Option<Panel<T>>,
+    /// How many steps they have run: whether even or odd says from which end the next call reads them.
+    pub(super) steps: AtomicUsize,
 }
 
 /// The weights of a pass backward.
@@ -71,6 +75,7 @@ impl<T: Element> Forward<T> {
                 }
                 None => None,
             },
+            steps: AtomicUsize::new(0),
         })
     }
 
