@@ -34,59 +34,56 @@ class LSTMTape:
     It is read-only, and it pickles.
     """
 
-    __slots__ = ("_layers", "_records", "_snapshot", "dropout")
+    __slots__ = ("_layers", "_recorded")
 
-    dropout: tuple[np.ndarray | None, ...]
-    _layers: tuple[Tape, ...] | None
-    _records: tuple[_Record, ...]
-    _snapshot: Snapshot | None
+    _layers: tuple[Tape, ...]
+    _recorded: tuple[Snapshot | None, tuple[_Record, ...], tuple[np.ndarray | None, ...]]
 
     def __init__(self, layers: tuple[Tape, ...], dropout: tuple[np.ndarray | None, ...]) -> None:
-        records = tuple(tuple(getattr(tape, name) for name in _RECORDED) for tape in layers)
-        self._fill(layers, records, None, dropout)
+        for mask in dropout:
+            if mask is not None:
+                mask.flags.writeable = False
+        _set(self, "_layers", layers)
+        _set(
+            self,
+            "_recorded",
+            (None, tuple(tuple(getattr(tape, name) for name in _RECORDED) for tape in layers), dropout),
+        )
 
     @classmethod
     def _of(cls, snapshot: Snapshot, records: tuple[_Record, ...], dropout: tuple[np.ndarray | None, ...]) -> LSTMTape:
         """Make one whose `layers` are made when somebody looks at them: that takes as long as a short step."""
         tape = object.__new__(cls)
-        tape._fill(None, records, snapshot, dropout)
+        _set(tape, "_recorded", (snapshot, records, dropout))
         return tape
 
-    def _fill(
-        self,
-        layers: tuple[Tape, ...] | None,
-        records: tuple[_Record, ...],
-        snapshot: Snapshot | None,
-        dropout: tuple[np.ndarray | None, ...],
-    ) -> None:
-        _set(self, "_layers", layers)
-        _set(self, "_records", records)
-        _set(self, "_snapshot", snapshot)
-        _set(self, "dropout", dropout)
-        for mask in dropout:
-            if mask is not None:
-                mask.flags.writeable = False
-
-    def _packed(self) -> list[_core.Backward]:
-        """The weights of all parts as a pass backward reads them."""
-        if self._snapshot is not None:
-            return self._snapshot.backward()
-        return [_core.Backward(tape.cell, *tape.weights) for tape in self.layers]
+    @property
+    def dropout(self) -> tuple[np.ndarray | None, ...]:
+        """The masks between layers."""
+        return self._recorded[2]
 
     @property
     def layers(self) -> tuple[Tape, ...]:
         """One tape for each layer and direction."""
-        if self._layers is None and self._snapshot is not None:
-            cell, weights = self._snapshot.layout.cell, self._snapshot.weights
+        snapshot, records, _ = self._recorded
+        if not hasattr(self, "_layers") and snapshot is not None:
             layers = []
-            for record, part in zip(self._records, weights, strict=True):
+            for record, weights in zip(records, snapshot.weights, strict=True):
                 recorded = dict(zip(_RECORDED, record, strict=True))
                 if recorded["state"] is not None:
                     recorded["state"] = State(*recorded["state"])
-                layers.append(Tape(cell=cell, weights=part, **recorded))
+                layers.append(Tape(cell=snapshot.layout.cell, weights=weights, **recorded))
             _set(self, "_layers", tuple(layers))
-        assert self._layers is not None
         return self._layers
+
+    def _packed(self, layout: Layout) -> list[_core.Backward] | None:
+        """The weights that it ran on as a pass backward reads them; None if they are those of another kind of layer."""
+        snapshot = self._recorded[0]
+        if snapshot is not None and snapshot.layout is layout:
+            return snapshot.backward()
+        if not _fit(layout, self.layers):
+            return None
+        return [_core.Backward(tape.cell, *tape.weights) for tape in self.layers]
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"LSTMTape.{name} is read-only")
@@ -129,16 +126,16 @@ class Dropout(NamedTuple):
     def mask(self, shape: tuple[int, ...]) -> np.ndarray:
         """What to multiply by: 0, or as much more than 1 as is dropped."""
         kept = self.rng.random(shape) >= self.probability
-        return np.asarray(kept.astype(self.dtype) / self.dtype.type(1.0 - self.probability))
+        mask = np.asarray(kept.astype(self.dtype) / self.dtype.type(1.0 - self.probability))
+        mask.flags.writeable = False
+        return mask
 
 
-def fits(layout: Layout, tape: LSTMTape) -> bool:
-    """Is this the tape of such a layer? The gradients of another would be those of other weights."""
-    if tape._snapshot is not None and tape._snapshot.layout is layout:
-        return True
+def _fit(layout: Layout, tapes: tuple[Tape, ...]) -> bool:
+    """Are these the tapes of such a layer? The gradients of another would be those of other weights."""
     got = [
-        (record.cell, record.reverse, record.batch_first, [None if w is None else w.shape for w in record.weights])
-        for record in tape.layers
+        (tape.cell, tape.reverse, tape.batch_first, [None if w is None else w.shape for w in tape.weights])
+        for tape in tapes
     ]
     expected = [
         (

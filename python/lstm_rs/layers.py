@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lstm_rs import _core
 from lstm_rs._parameters import LayerWeights, Layout, Store
-from lstm_rs._passes import Dropout, LSTMGradients, LSTMTape, fits
+from lstm_rs._passes import Dropout, LSTMGradients, LSTMTape
 from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
 from lstm_rs.functional import Lengths, State, StateLike, as_lengths
@@ -284,9 +284,11 @@ class LSTM:
         if not isinstance(tape, LSTMTape):
             raise TypeError(f"tape: expected the LSTMTape of forward_train, got {type(tape).__name__}")
         layout = self._store.layout
-        if not fits(layout, tape):
+        packed = tape._packed(layout)
+        if packed is None:
             raise ValueError(f"tape: expected one of {self!r}, got one of a layer of another kind: {tape!r}")
-        dx, weights, h, c = _core.backward_layers(tape._packed(), tape._records, tape.dropout, dy, dstate, need_dx)
+        _, records, masks = tape._recorded
+        dx, weights, h, c = _core.backward_layers(packed, records, masks, dy, dstate, need_dx)
         return LSTMGradients(dx, dict(zip(layout.shapes, weights, strict=True)), State(h, c))
 
     @property

@@ -222,7 +222,7 @@ fn backward_in<'py, T: Number>(
 ) -> PyResult<Bound<'py, PyTuple>> {
     let count = masks.len() + 1;
     let directions = parts.len() / count;
-    let dims = Recorded::new(parts[0], &records[0])?.dims;
+    let dims = records[0].dims(parts[0])?;
     let output_size = dims.layer.output_size;
     let mut d_out = borrow_option::<T>("dy", dy, Wanted::Rows, LIKE_WEIGHTS)?;
     if let Some(dy) = &d_out {

@@ -161,6 +161,14 @@ pub(super) struct Record<'py>(
     Bound<'py, PyAny>,
 );
 
+impl Record<'_> {
+    /// The sizes of the call.
+    pub(super) fn dims<T: Number>(&self, weights: &layer::Backward<T>) -> PyResult<Dims> {
+        let x = borrow::<T>("tape.x", &self.0, Wanted::Rows, LIKE_WEIGHTS)?;
+        Ok(Dims::new(weights.dims(), x.shape(), flag("tape.batch_first", &self.4)?)?)
+    }
+}
+
 /// `(dx, d_w_ih, d_w_hh, d_b, d_peephole, d_w_hr, d_h, d_c)`: None where there is none.
 #[pyfunction]
 pub(super) fn backward<'py>(
@@ -194,7 +202,7 @@ pub(super) fn backward<'py>(
 
 /// A record whose arrays have been borrowed.
 pub(super) struct Recorded<'py, T> {
-    pub(super) dims: Dims,
+    dims: Dims,
     x: Array<'py, T>,
     state: Option<State<'py, T>>,
     lengths: Option<Vec<i64>>,
