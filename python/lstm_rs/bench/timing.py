@@ -14,7 +14,7 @@ FEWEST = 5
 HOPELESS = 4.0
 """A call that takes so many times as long as the quickest is timed in two rounds alone."""
 
-BLOCK = 1e-3
+BLOCK = 5e-3
 """Seconds: a short call is repeated for about so long, and runs as long before that untimed."""
 
 PAUSE = 1e-2
