@@ -10,11 +10,12 @@
 //! Nothing here decides what is shared out, and no answer depends on it.
 
 mod affinity;
+mod fork;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -256,7 +257,6 @@ impl Desk {
 
 /// The threads of one process.
 struct Team {
-    process: u32,
     /// Locked while a call has them.
     members: Mutex<Vec<Member>>,
     /// When a call last could have had use for them, in nanoseconds since `epoch`.
@@ -264,27 +264,38 @@ struct Team {
     epoch: Instant,
 }
 
+/// This process' team. After a fork the threads of the known one are not here, and its lock may be held for ever: it is
+/// left alone.
 static TEAM: AtomicPtr<Team> = AtomicPtr::new(std::ptr::null_mut());
 
-/// This process' team.
-fn team() -> &'static Team {
-    let process = std::process::id();
-    loop {
-        let known = TEAM.load(Ordering::Acquire);
-        // SAFETY: null, or a team that is never freed.
-        if let Some(team) = unsafe { known.as_ref() }
-            && team.process == process
-        {
-            return team;
-        }
-        // After a fork the threads of the known one are not here, and its lock may be held for ever: it is left alone.
-        let (members, wanted, epoch) = (Mutex::new(Vec::new()), AtomicU64::new(0), Instant::now());
-        let fresh = Box::into_raw(Box::new(Team { process, members, wanted, epoch }));
-        if TEAM.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
+extern "C" fn forget_team() {
+    TEAM.store(std::ptr::null_mut(), Ordering::Relaxed);
+}
+
+/// This process' team; `None` where a child could not be told that it has none.
+fn team() -> Option<&'static Team> {
+    // To ask the system for the process each time would take as long as to meet.
+    static TOLD: OnceLock<bool> = OnceLock::new();
+    let known = TEAM.load(Ordering::Acquire);
+    // SAFETY: null, or a team that is never freed.
+    if let Some(team) = unsafe { known.as_ref() } {
+        return Some(team);
+    }
+    if !*TOLD.get_or_init(|| fork::in_children(forget_team)) {
+        return None;
+    }
+    let (members, wanted, epoch) = (Mutex::new(Vec::new()), AtomicU64::new(0), Instant::now());
+    let fresh = Box::into_raw(Box::new(Team { members, wanted, epoch }));
+    let known = match TEAM.compare_exchange(known, fresh, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => fresh,
+        Err(known) => {
             // SAFETY: nobody else has seen it.
             drop(unsafe { Box::from_raw(fresh) });
+            known
         }
-    }
+    };
+    // SAFETY: as above.
+    unsafe { known.as_ref() }
 }
 
 impl Team {
@@ -307,7 +318,7 @@ impl Team {
 /// Waking a parked thread pays for itself in calls of this length.
 const WORTH_WAKING: Duration = Duration::from_micros(150);
 /// Sharing pays in calls of this length, if nobody has to be woken.
-const WORTH_SHARING: Duration = Duration::from_micros(12);
+const WORTH_SHARING: Duration = Duration::from_micros(3);
 
 /// How many of `threads` a call should ask for that takes one thread `estimate`.
 ///
@@ -319,7 +330,7 @@ pub(crate) fn worthwhile(threads: usize, estimate: Duration) -> usize {
     if estimate >= WORTH_WAKING {
         return threads;
     }
-    let team = team();
+    let Some(team) = team() else { return 1 };
     let now = team.epoch.elapsed().as_nanos() as u64;
     let before = team.wanted.swap(now, Ordering::Relaxed);
     let follows = now.saturating_sub(before) < (PATIENCE + 2 * estimate).as_nanos() as u64;
@@ -351,7 +362,7 @@ pub(crate) fn share_pair<H: Send>(mut hands: [&mut [H]; 2], job: impl Fn(usize, 
     if others == 0 {
         return alone(hands);
     }
-    let Some(members) = team().members(others) else {
+    let Some(members) = team().and_then(|team| team.members(others)) else {
         return alone(hands);
     };
     let Some(members_asked) = members.get(..others) else {
