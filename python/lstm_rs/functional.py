@@ -8,7 +8,8 @@ These functions pack the weights on every call, which is what a single pass over
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -59,6 +60,10 @@ class State(NamedTuple):
 
     h: np.ndarray
     c: np.ndarray
+
+
+new_state: Callable[[tuple[np.ndarray, np.ndarray]], State] = partial(tuple.__new__, State)
+"""``State(h, c)`` of a tuple, without a frame of Python: that is a tenth of a short call."""
 
 
 class Gradients(NamedTuple):

@@ -19,7 +19,7 @@ from lstm_rs._parameters import LayerWeights, Layout, Store
 from lstm_rs._passes import Dropout, LSTMGradients, LSTMTape
 from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
-from lstm_rs.functional import Lengths, State, StateLike, as_lengths
+from lstm_rs.functional import Lengths, State, StateLike, as_lengths, new_state
 
 
 class LSTM:
@@ -189,7 +189,7 @@ class LSTM:
         if lengths is not None:
             lengths = as_lengths(lengths)
         y, h, c = self._store.snapshot.layers.forward(x, state, lengths)
-        return y, State(h, c)
+        return y, new_state((h, c))
 
     def forward_train(
         self,
@@ -239,7 +239,7 @@ class LSTM:
         if self.dropout > 0.0:
             mask = Dropout(self.dropout, self._rng if rng is None else rng, self.dtype).mask
         y, h, c, records, masks = snapshot.layers.forward_train(x, state, lengths, mask)
-        return y, State(h, c), LSTMTape._of(snapshot, records, masks)
+        return y, new_state((h, c)), LSTMTape._of(snapshot, records, masks)
 
     def backward(
         self,
@@ -289,7 +289,7 @@ class LSTM:
             raise ValueError(f"tape: expected one of {self!r}, got one of a layer of another kind: {tape!r}")
         _, records, masks = tape._recorded
         dx, weights, h, c = _core.backward_layers(packed, records, masks, dy, dstate, need_dx)
-        return LSTMGradients(dx, dict(zip(layout.shapes, weights, strict=True)), State(h, c))
+        return LSTMGradients(dx, dict(zip(layout.shapes, weights, strict=True)), new_state((h, c)))
 
     @property
     def weights(self) -> LayerWeights:

@@ -8,7 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyEllipsis, PySlice, PyTuple};
 
 use super::arrays::{
-    Array, Filled, LIKE_WEIGHTS, Number, State, StateOut, Wanted, borrow, borrow_option, flag, lengths, view, view_mut,
+    Array, Filled, LIKE_WEIGHTS, Number, State, StateOut, Wanted, borrow, borrow_option, flag, lengths, sequences,
+    sequences_mut,
 };
 use super::passes::{BackwardArrays, ForwardArrays, Record, Recorded, new_tape};
 use super::recycled::recycled_array;
@@ -249,7 +250,7 @@ fn backward_in<'py, T: Number>(
         d_out = one.dx;
         if let Some(two) = two {
             if let (Some(dx), Some(more)) = (&d_out, &two.dx) {
-                let (mut dx, more) = (view_mut(dx), view(more));
+                let (mut dx, more) = (sequences_mut(dx, &dims), sequences(more, &dims));
                 py.detach(|| dx += &more);
             }
             gradients.push(two.gradients);

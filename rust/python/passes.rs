@@ -1,7 +1,7 @@
 //! The passes of one layer, in one direction or in both at once: their arrays, and `forward` and `backward` as Python
 //! calls them.
 
-use ndarray::{ArrayViewMut3, Axis, Ix1, Ix2, Ix3, Ix4, Slice};
+use ndarray::{ArrayViewMut3, Axis, Slice};
 use numpy::PyUntypedArrayMethods;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -139,10 +139,7 @@ impl<'py, T: Number> ForwardArrays<'py, '_, T> {
         let output = layer::Output {
             y,
             state: self.end.view(dims),
-            tape: self.tape.as_ref().map(|(gates, c)| layer::TapeMut {
-                gates: view_mut(gates).into_dimensionality::<Ix4>().expect("made so"),
-                c: view_mut(c).into_dimensionality::<Ix3>().expect("made so"),
-            }),
+            tape: self.tape.as_ref().map(|(gates, c)| layer::TapeMut { gates: view_mut(gates), c: view_mut(c) }),
         };
         (input, output)
     }
@@ -318,22 +315,21 @@ impl<'py, T: Number> BackwardArrays<'py, T> {
                 reverse: *reverse,
             },
             y: sequences(y, dims),
-            gates: view(gates).into_dimensionality::<Ix4>().expect("its shape was checked"),
-            c: view(c).into_dimensionality::<Ix3>().expect("its shape was checked"),
+            gates: view(gates),
+            c: view(c),
         };
         let gradient = layer::OutputGradient {
             dy: self.dy.as_ref().map(|dy| sequences(dy, dims)),
             state: self.dstate.as_ref().map(|state| state.view(dims)),
         };
         let [w_ih, w_hh, b, peephole, w_hr] = self.gradients.each_ref().map(Option::as_ref);
-        let two = |array| view_mut(array).into_dimensionality::<Ix2>().expect("made so");
         let out = layer::Gradients {
             x: self.dx.as_ref().map(|dx| sequences_mut(dx, dims)),
-            w_ih: two(w_ih.expect("always made")),
-            w_hh: two(w_hh.expect("always made")),
-            b: b.map(|b| view_mut(b).into_dimensionality::<Ix1>().expect("made so")),
-            peephole: peephole.map(two),
-            w_hr: w_hr.map(two),
+            w_ih: view_mut(w_ih.expect("always made")),
+            w_hh: view_mut(w_hh.expect("always made")),
+            b: b.map(view_mut),
+            peephole: peephole.map(view_mut),
+            w_hr: w_hr.map(view_mut),
             state: self.start.view(dims),
         };
         (tape, gradient, out)

@@ -1,6 +1,6 @@
 //! Layers step by step, the state being kept: what has to start without delay.
 
-use ndarray::{ArrayView2, ArrayView3, Axis};
+use ndarray::{ArrayView3, Axis, Ix1, Ix3};
 use numpy::{PyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -51,7 +51,7 @@ impl Stream {
         ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
             let copy = |from: ArrayView3<'_, T>| -> PyResult<Bound<'py, PyAny>> {
                 let to = new_array::<T>(py, from.shape(), Filled::Later)?;
-                view_mut(&to).assign(&from);
+                view_mut::<T, Ix3>(&to).assign(&from);
                 Ok(to.into_any())
             };
             let (h, c) = stream.state();
@@ -100,15 +100,9 @@ fn step<'py, T: Number>(
             out.clone()
         }
     };
-    let rows: ArrayView2<'_, T> = {
-        let view = view(&x);
-        let view = if dims.single { view.insert_axis(Axis(0)) } else { view };
-        view.into_dimensionality().expect("its shape was checked")
-    };
-    let outputs = {
-        let view = view_mut(&y);
-        let view = if dims.single { view.insert_axis(Axis(0)) } else { view };
-        view.into_dimensionality().expect("its shape was checked")
+    let (rows, outputs) = match dims.single {
+        true => (view::<T, Ix1>(&x).insert_axis(Axis(0)), view_mut::<T, Ix1>(&y).insert_axis(Axis(0))),
+        false => (view(&x), view_mut(&y)),
     };
     detached(py, stream.nanoseconds(), |control| stream.step(rows, outputs, control))?;
     Ok(y.into_any())

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use ndarray::{Ix1, Ix2};
 use numpy::PyUntypedArrayMethods;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -108,13 +107,12 @@ impl<'py, T: Number> Weights<'py, T> {
                 w_hr: w_hr.as_deref(),
             },
         )?;
-        let two = |array| view(array).into_dimensionality::<Ix2>().expect("its shape was checked");
         pack(&layer::Weights {
-            w_ih: two(&self.w_ih),
-            w_hh: two(&self.w_hh),
-            b: self.b.as_ref().map(|b| view(b).into_dimensionality::<Ix1>().expect("its shape was checked")),
-            peephole: self.peephole.as_ref().map(two),
-            w_hr: self.w_hr.as_ref().map(two),
+            w_ih: view(&self.w_ih),
+            w_hh: view(&self.w_hh),
+            b: self.b.as_ref().map(view),
+            peephole: self.peephole.as_ref().map(view),
+            w_hr: self.w_hr.as_ref().map(view),
         })
     }
 }
