@@ -15,7 +15,7 @@ mod fork;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -275,14 +275,18 @@ extern "C" fn forget_team() {
 /// This process' team; `None` where a child could not be told that it has none.
 fn team() -> Option<&'static Team> {
     // To ask the system for the process each time would take as long as to meet.
-    static TOLD: OnceLock<bool> = OnceLock::new();
+    static TOLD: AtomicBool = AtomicBool::new(false);
     let known = TEAM.load(Ordering::Acquire);
     // SAFETY: null, or a team that is never freed.
     if let Some(team) = unsafe { known.as_ref() } {
         return Some(team);
     }
-    if !*TOLD.get_or_init(|| fork::in_children(forget_team)) {
-        return None;
+    // To be told twice does no harm; to wait for another thread here might be for ever, after a fork.
+    if !TOLD.load(Ordering::Relaxed) {
+        if !fork::in_children(forget_team) {
+            return None;
+        }
+        TOLD.store(true, Ordering::Relaxed);
     }
     let (members, wanted, epoch) = (Mutex::new(Vec::new()), AtomicU64::new(0), Instant::now());
     let fresh = Box::into_raw(Box::new(Team { members, wanted, epoch }));

@@ -43,12 +43,9 @@ class LSTMTape:
         for mask in dropout:
             if mask is not None:
                 mask.flags.writeable = False
+        records = tuple(tuple(getattr(tape, name) for name in _RECORDED) for tape in layers)
         _set(self, "_layers", layers)
-        _set(
-            self,
-            "_recorded",
-            (None, tuple(tuple(getattr(tape, name) for name in _RECORDED) for tape in layers), dropout),
-        )
+        _set(self, "_recorded", (None, records, dropout))
 
     @classmethod
     def _of(cls, snapshot: Snapshot, records: tuple[_Record, ...], dropout: tuple[np.ndarray | None, ...]) -> LSTMTape:

@@ -63,7 +63,7 @@ class State(NamedTuple):
 
 
 new_state: Callable[[tuple[np.ndarray, np.ndarray]], State] = partial(tuple.__new__, State)
-"""``State(h, c)`` of a tuple, without a frame of Python: that is a tenth of a short call."""
+"""``State(h, c)`` of a tuple, without a frame of Python, which would be a tenth of a short call."""
 
 
 class Gradients(NamedTuple):

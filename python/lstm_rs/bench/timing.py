@@ -15,7 +15,8 @@ HOPELESS = 4.0
 """A call that takes so many times as long as the quickest is timed in two rounds alone."""
 
 BLOCK = 5e-3
-"""Seconds: a short call is repeated for about so long, and runs as long before that untimed."""
+"""Seconds: a short call is repeated for about so long, and runs as long before that untimed: a third-level cache takes
+some calls to fill."""
 
 PAUSE = 1e-2
 MOST_PAUSES = 20

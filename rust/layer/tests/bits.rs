@@ -4,12 +4,15 @@ use std::ops::Range;
 
 use ndarray::{Array3, ArrayViewD, Axis, concatenate, s};
 
-use super::calls::{ALONE, Backwarded, Forwarded, assert_same, backward, both, forward, try_backward, try_forward};
+use super::calls::{
+    ALONE, Backwarded, Forwarded, assert_same, backward, both, forward, run_forward, try_backward, try_forward,
+};
 use super::cases::{Case, Data, Layout, fill_past_the_ends};
+use crate::caches::second_level;
 use crate::cell::CellSpec;
 use crate::cell::tests::all;
-use crate::layer::Control;
 use crate::layer::share::{FORCED, Split, WINDOW};
+use crate::layer::{Control, Forward};
 use crate::simd::InstructionSet;
 use crate::testing::{Real, Rng, on_every_isa};
 
@@ -17,6 +20,7 @@ on_every_isa! {
     bits_are_those_of_scalar,
     a_sequence_alone_is_the_same_as_in_a_batch,
     pieces_are_the_whole,
+    a_call_again_is_the_same,
     a_tape_changes_nothing,
     layout_changes_nothing,
     padding_changes_nothing,
@@ -150,6 +154,20 @@ fn in_pieces<T: Real>(isa: InstructionSet, case: &Case, data: &Data<T>, cuts: &[
     let join = |parts: &[ndarray::ArrayView3<'_, T>]| concatenate(Axis(0), parts).expect("pieces of one array");
     let (first, last) = (order[0], order[order.len() - 1]);
     (join(&y), dx.map(|dx| join(&dx)), (tapes[last].clone(), gradients[first].clone()))
+}
+
+/// Of weights that do not stay in a cache, each call begins where the last one ended.
+fn a_call_again_is_the_same(isa: InstructionSet) {
+    let hidden = (second_level() / size_of::<f32>() / 4).isqrt() + 1;
+    for (steps, batch) in [(1, 1), (1, 3), (3, 1)] {
+        let case = Case::new(CellSpec::GERS_1999, [steps, batch, 3, hidden]);
+        let data = Data::<f32>::new(&case);
+        let packed = Forward::new(isa, case.cell, &data.weights()).unwrap();
+        let calls: Vec<_> = (0..3).map(|_| run_forward(&packed, &case, &data, true, &ALONE).unwrap()).collect();
+        for call in &calls[1..] {
+            assert_same(&case, calls[0].named(), call.named());
+        }
+    }
 }
 
 fn a_tape_changes_nothing(isa: InstructionSet) {

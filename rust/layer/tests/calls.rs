@@ -116,12 +116,22 @@ pub(super) fn try_forward<T: Real>(
     tape: bool,
     control: &Control<'_>,
 ) -> Result<Forwarded<T>> {
+    run_forward(&Forward::new(isa, case.cell, &data.weights())?, case, data, tape, control)
+}
+
+/// The same with weights that are packed.
+pub(super) fn run_forward<T: Real>(
+    weights: &Forward<T>,
+    case: &Case,
+    data: &Data<T>,
+    tape: bool,
+    control: &Control<'_>,
+) -> Result<Forwarded<T>> {
     let layout = case.layout;
     let untouched = T::of(UNTOUCHED);
     let mut out = Forwarded::new(case);
     let x = layout.store(&data.x, T::of(f64::NAN));
     let mut y = layout.store(&out.y, untouched);
-    let weights = Forward::new(isa, case.cell, &data.weights())?;
     weights.run(
         Input { x: layout.view(&x), ..data.input(case) },
         Output {
