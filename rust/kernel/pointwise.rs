@@ -144,7 +144,8 @@ pub(crate) struct Step<'a, T> {
     pub(crate) tape: Option<(ColumnsMut<'a, T>, ColumnsMut<'a, T>)>,
 }
 
-/// A step of some rows: `z`, `[row][block][gate]`, to states and outputs. `c` is room for their states.
+/// A step of some rows, of which `row` tells where they are: `z`, `[row][block][gate]`, to states and outputs. `c` is room
+/// for their states.
 ///
 /// It goes over all the rows with what needs the state of the step before, and again with what needs the new one: as many
 /// chains of operations are then under way as there are rows, and the divisions, which are what takes longest, follow
@@ -156,13 +157,14 @@ pub(crate) fn forward<S: Lanes<T>, T: Element>(
     (z, blocks): (&mut [S::A], usize),
     peephole: &[S::A],
     c: &mut [S::A],
-    rows: impl Iterator<Item = usize> + Clone,
+    (rows, row): (usize, impl Fn(usize) -> usize),
     mut step: Step<'_, T>,
 ) {
     let (gates, looks) = (cell.gate_rows(), cell.peephole_rows());
     // By indices: to divide memory into chunks takes longer than a short step can wait for.
     let width = blocks * gates.count;
-    for (k, row) in rows.clone().enumerate() {
+    for k in 0..rows {
+        let row = row(k);
         let (z, c) = (&mut z[k * width..][..width], &mut c[k * blocks..][..blocks]);
         let before = &*step.c.row(row);
         for_each_vector!(S, before.len(), at => {
@@ -184,7 +186,8 @@ pub(crate) fn forward<S: Lanes<T>, T: Element>(
             gate(simd, z, gates.o, (peephole, looks.o), new);
         });
     }
-    for (k, row) in rows.enumerate() {
+    for k in 0..rows {
+        let row = row(k);
         let (z, c) = (&z[k * width..][..width], &c[k * blocks..][..blocks]);
         store(simd, c, step.c.row(row));
         let h = step.h.row(row);
@@ -221,7 +224,7 @@ pub(crate) struct StepBack<'a, T> {
     pub(crate) d_z: ColumnsMut<'a, T>,
 }
 
-/// A step back of some rows, each with its state before the step: the carry of `h`, `[row][block]`, and that of `c` to the
+/// A step back of some rows, of which `row` tells where they are and their state before the step: the carry of `h`, `[row][block]`, and that of `c` to the
 /// gradients of the pre-activations. `a` is room for the activated states.
 #[inline(always)]
 pub(crate) fn backward<'a, S: Lanes<T>, T: Element>(
@@ -230,18 +233,19 @@ pub(crate) fn backward<'a, S: Lanes<T>, T: Element>(
     (d_h, blocks): (&[S::A], usize),
     peephole: &[S::A],
     a: &mut [S::A],
-    rows: impl Iterator<Item = (usize, &'a [T])> + Clone,
+    (rows, row): (usize, impl Fn(usize) -> (usize, &'a [T])),
     mut step: StepBack<'_, T>,
 ) {
     let (gates, looks) = (cell.gate_rows(), cell.peephole_rows());
     let one = simd.splat(T::ONE);
-    for (k, (row, _)) in rows.clone().enumerate() {
-        fetch(simd, step.c.row(row), &mut a[k * blocks..]);
+    for k in 0..rows {
+        fetch(simd, step.c.row(row(k).0), &mut a[k * blocks..]);
     }
     for a in &mut *a {
         simd.store(activate::<S, T>(simd, cell.output_activation, simd.load(a)), a);
     }
-    for (k, (row, before)) in rows.enumerate() {
+    for k in 0..rows {
+        let (row, before) = row(k);
         let (d_h, a) = (&d_h[k * blocks..][..blocks], &a[k * blocks..][..blocks]);
         for_each_vector!(S, before.len(), at => {
             let block = at / S::LANES;

@@ -380,7 +380,15 @@ impl<T: Element> Pass<'_, T> {
         };
         let blocks = units.len().div_ceil(S::LANES);
         let a = &mut spare[..rows.len() * blocks];
-        let rows = rows.map(|j| (schedule.sequence(j), &self.c_before(&schedule, t, j)[units.clone()]));
+        let rows = (
+            rows.len(),
+            // As a function of its own it would be called for each block of each row.
+            #[inline(always)]
+            |k: usize| {
+                let j = rows.start + k;
+                (schedule.sequence(j), &self.c_before(&schedule, t, j)[units.clone()])
+            },
+        );
         specialised!(cell => pointwise::backward(simd, cell, (d_h, blocks), peephole, a, rows, step));
     }
 }

@@ -469,7 +469,11 @@ impl<T: Element> Gates<'_, '_, T> {
             },
         };
         let c = &mut spare[..rows.len() * blocks];
-        let rows = rows.map(|j| schedule.sequence(j));
+        let rows = (
+            rows.len(),
+            #[inline(always)]
+            |k: usize| schedule.sequence(rows.start + k),
+        );
         pointwise::forward(simd, cell, (z, blocks), peephole, c, rows, step);
     }
 }
