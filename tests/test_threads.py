@@ -246,7 +246,7 @@ def calls(n):
         layer.backward(tape, y)
 calls(1000)
 before = resident()
-calls(3000)
+calls(10_000)
 print(resident() - before)
 """
     )
