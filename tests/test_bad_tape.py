@@ -4,7 +4,7 @@ import lstm_rs
 import numpy as np
 import pytest
 from calls import make_call, refused
-from lstm_rs import CellSpec, Tape
+from lstm_rs import LSTM, CellSpec, LSTMTape, Tape
 
 T, N, I, H, P = 4, 3, 2, 5, 6  # noqa: E741  the letters of the axes
 
@@ -85,3 +85,26 @@ def test_wrong_numbers_in_a_tape_are_only_numbers():
         parts["gates"] = np.full_like(parts["gates"], poison)
         grads = lstm_rs.backward(Tape(**parts))
         assert grads.x.shape == (T, N, I)
+
+
+SHAPES = {"one sequence": (T, I), "a batch": (T, N, I), "a larger batch": (T, N + 1, I), "fewer steps": (T - 1, N, I)}
+
+
+@pytest.mark.parametrize("below", SHAPES)
+@pytest.mark.parametrize("above", SHAPES)
+def test_a_tape_of_layers_of_several_calls(below, above):
+    layer = LSTM(I, I, num_layers=2, seed=0)
+    one, two = (layer.forward_train(np.ones(SHAPES[name], np.float32))[2] for name in (below, above))
+    mixed = LSTMTape((one.layers[0], two.layers[1]), (None,))
+    if below == above:
+        layer.backward(mixed)
+    else:
+        refused(lambda: layer.backward(mixed), ValueError, argument="tape.x")
+
+
+@pytest.mark.parametrize(("shape", "dtype", "error"), [((T, N, I), "f8", TypeError), ((2, T, N, I), "f4", ValueError)])
+def test_a_tape_with_a_mask_that_does_not_fit(shape, dtype, error):
+    layer = LSTM(I, I, num_layers=2, seed=0)
+    tape = layer.forward_train(np.ones((T, N, I), np.float32))[2]
+    mixed = LSTMTape(tape.layers, (np.ones(shape, dtype),))
+    refused(lambda: layer.backward(mixed), error, argument="tape.dropout")

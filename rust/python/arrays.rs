@@ -195,6 +195,7 @@ pub(super) fn view<'a, T: Number, D: Dimension>(array: &'a Array<'_, T>) -> Arra
 /// The same, to write to: only for arrays made here, or checked by `check_out`.
 pub(super) fn view_mut<'a, T: Number, D: Dimension>(array: &'a Array<'_, T>) -> ArrayViewMut<'a, T, D> {
     // SAFETY: it was made by `new_array`, so nobody else knows of it, or has passed `check_out`; aligned and of this dtype.
+    // What two directions share, each narrows to its own part before either runs.
     unsafe {
         match laid(array) {
             Some(laid) => ArrayViewMut::from_shape_ptr(laid, array.data()),

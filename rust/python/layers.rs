@@ -242,6 +242,8 @@ fn backward_in<'py, T: Number>(
             };
             let ends = (dstate.as_ref().map(|dstate| dstate.part(part)), start.part(part));
             let recorded = Recorded::new(parts[part], &records[part])?;
+            // Of the same call: the states' gradients of all parts stand in one array.
+            dims.check_sequence("tape.x", parts[part].dims().input_size, recorded.x.shape())?;
             BackwardArrays::new(py, parts[part], recorded, dy.as_ref(), ends, need_dx || k > 0)
         };
         let one = direction(0)?;
@@ -257,6 +259,8 @@ fn backward_in<'py, T: Number>(
         }
         gradients.push(one.gradients);
         if let (Some(dx), Some(mask)) = (&d_out, k.checked_sub(1).and_then(|below| masks[below].as_ref())) {
+            let mask = borrow::<T>("tape.dropout", mask, Wanted::Rows, LIKE_WEIGHTS)?;
+            dims.check_sequence("tape.dropout", directions * output_size, mask.shape())?;
             d_out = Some(dx.mul(mask)?.cast_into()?);
         }
     }

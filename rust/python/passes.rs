@@ -200,7 +200,7 @@ pub(super) fn backward<'py>(
 /// A record whose arrays have been borrowed.
 pub(super) struct Recorded<'py, T> {
     dims: Dims,
-    x: Array<'py, T>,
+    pub(super) x: Array<'py, T>,
     state: Option<State<'py, T>>,
     lengths: Option<Vec<i64>>,
     reverse: bool,
