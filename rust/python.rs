@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 
-use self::weights::{Backward, Forward, check_cell};
+use self::weights::{Backward, Forward, activations, check_cell};
 use crate::error::{Error, Result};
 use crate::layer::Control;
 
@@ -85,6 +85,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Backward>()?;
     module.add_class::<layers::Layers>()?;
     module.add_class::<stream::Stream>()?;
+    module.add_function(wrap_pyfunction!(activations, module)?)?;
     module.add_function(wrap_pyfunction!(check_cell, module)?)?;
     module.add_function(wrap_pyfunction!(passes::forward, module)?)?;
     module.add_function(wrap_pyfunction!(passes::backward, module)?)?;

@@ -66,14 +66,16 @@ pub(crate) fn forward(cell: CellSpec, weights: &Weights<'_, f64>, input: &Input<
             let mut h = vec![0.0; hidden];
             for unit in 0..hidden {
                 let before = c[unit];
-                let i = rows.i.map_or(1.0, |row| sigmoid(z(row, unit) + look(looks.i, unit, before)));
+                let clip = |x: f64, clip: f64| x.clamp(-clip, clip);
+                let gate = |z: f64| squash(cell.gate_activation, clip(z, cell.gate_clip));
+                let i = rows.i.map_or(1.0, |row| gate(z(row, unit) + look(looks.i, unit, before)));
                 let f = match cell.coupled {
                     true => 1.0 - i,
-                    false => rows.f.map_or(1.0, |row| sigmoid(z(row, unit) + look(looks.f, unit, before))),
+                    false => rows.f.map_or(1.0, |row| gate(z(row, unit) + look(looks.f, unit, before))),
                 };
-                let g = squash(cell.input_activation, z(rows.g, unit));
-                c[unit] = snap(f * before + i * g);
-                let o = rows.o.map_or(1.0, |row| sigmoid(z(row, unit) + look(looks.o, unit, c[unit])));
+                let g = squash(cell.input_activation, clip(z(rows.g, unit), cell.gate_clip));
+                c[unit] = clip(snap(f * before + i * g), cell.cell_clip);
+                let o = rows.o.map_or(1.0, |row| gate(z(row, unit) + look(looks.o, unit, c[unit])));
                 h[unit] = o * squash(cell.output_activation, c[unit]);
                 for (row, gate) in [(rows.i, i), (rows.f, f), (Some(rows.g), g), (rows.o, o)] {
                     if let Some(row) = row {
@@ -133,10 +135,46 @@ fn sigmoid(z: f64) -> f64 {
     1.0 / (1.0 + (-z).exp())
 }
 
-fn squash(activation: Activation, z: f64) -> f64 {
+/// An activation.
+pub(crate) fn squash(activation: Activation, z: f64) -> f64 {
     match activation {
+        Activation::Sigmoid => sigmoid(z),
         Activation::Tanh => z.tanh(),
         Activation::Identity => z,
+        // Not f64::max, for which NaN is nothing.
+        Activation::Relu => {
+            if z < 0.0 {
+                0.0
+            } else {
+                z
+            }
+        }
+        Activation::Affine { alpha, beta } => alpha.mul_add(z, beta),
+        Activation::LeakyRelu { alpha } => {
+            if z < 0.0 {
+                alpha * z
+            } else {
+                z
+            }
+        }
+        Activation::ThresholdedRelu { alpha } => {
+            if z <= alpha {
+                0.0
+            } else {
+                z
+            }
+        }
+        Activation::ScaledTanh { alpha, beta } => alpha * (beta * z).tanh(),
+        Activation::HardSigmoid { alpha, beta } => alpha.mul_add(z, beta).clamp(0.0, 1.0),
+        Activation::Elu { alpha } => {
+            if z > 0.0 {
+                z
+            } else {
+                alpha * z.exp_m1()
+            }
+        }
+        Activation::Softsign => z / (1.0 + z.abs()),
+        Activation::Softplus => (if z < 0.0 { 0.0 } else { z }) + (-z.abs()).exp().ln_1p(),
     }
 }
 

@@ -120,7 +120,6 @@ pub(crate) trait Real: Element {
     /// Numbers around which every operation has to be right.
     const SPECIAL: &'static [Self];
 
-    fn of(x: f64) -> Self;
     fn wide(self) -> f64;
     /// The bits, of one NaN for all: its sign and payload differ from machine to machine.
     fn bits(self) -> u64;
@@ -164,9 +163,6 @@ macro_rules! real {
                 <$float as Element>::SNAP.next_down(),
             ];
 
-            fn of(x: f64) -> Self {
-                x as $float
-            }
             fn wide(self) -> f64 {
                 f64::from(self)
             }

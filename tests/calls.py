@@ -9,6 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from oracle import (
     CELLS,
+    EVERY,
     assert_close,
     assert_same_bits,
     make_input,
@@ -50,7 +51,7 @@ def make_call(seed=0, cell="gers_1999", sizes=(5, 3, 2, 7), output_size=None, dt
     """A call with all there is: state, dy, dstate, bias. `sizes` are T, N, I, H, with N None for one sequence."""
     steps, batch, input_size, hidden_size = sizes
     rng = np.random.default_rng(seed)
-    cell = CELLS[cell]
+    cell = EVERY[cell]
     weights = make_weights(rng, cell, input_size, hidden_size, output_size, dtype=dtype)
     x = make_input(rng, steps, batch, input_size, dtype)
     dy = make_input(rng, steps, batch, output_size or hidden_size, dtype)
@@ -65,14 +66,14 @@ WIDTHS = [1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 23, 31, 32, 33, 37]
 
 
 @st.composite
-def any_calls(draw, dtype):
+def any_calls(draw, dtype, cells=CELLS):
     """Calls of every kind: cells, sizes that straddle lane counts, and all that can be left out left out."""
     steps = draw(st.sampled_from([0, 1, 2, 3, 5, 8, 13]))
     batch = draw(st.sampled_from([None, 0, 1, 2, 3, 5, 7, 8, 9, 13, 17, 37]))
     sizes = steps, batch, draw(st.sampled_from([0, *WIDTHS])), draw(st.sampled_from(WIDTHS))
     call = make_call(
         seed=draw(st.integers(0, 2**32 - 1)),
-        cell=draw(st.sampled_from(sorted(CELLS))),
+        cell=draw(st.sampled_from(sorted(cells))),
         sizes=sizes,
         output_size=draw(st.none() | st.sampled_from([1, 2, 3, 8, 9, 17, 31])),
         dtype=dtype,

@@ -249,6 +249,41 @@ def _all_cells():
 
 CELLS = _all_cells()
 
+
+def _unusual_cells():
+    """Each activation in each place, and both ways of clipping, by name."""
+    activations = {
+        "sigmoid": "sigmoid",
+        "tanh": "tanh",
+        "identity": "identity",
+        "relu": "relu",
+        "affine": ("affine", -0.4, 0.3),
+        "leaky_relu": ("leaky_relu", 0.1),
+        "thresholded_relu": ("thresholded_relu", 0.2),
+        "scaled_tanh": ("scaled_tanh", 1.7, 0.6),
+        "hard_sigmoid": ("hard_sigmoid", 1 / 6, 0.5),
+        "elu": ("elu", 0.7),
+        "softsign": "softsign",
+        "softplus": "softplus",
+    }
+    bases = ({}, {"peephole": True}, {"peephole": True, "coupled": True})
+    cells = {}
+    for k, (name, activation) in enumerate(activations.items()):
+        for shift, field in enumerate(("gate_activation", "input_activation", "output_activation")):
+            parts = bases[(k + shift) % 3] | {field: activation}
+            cells[f"{name}-{field}"] = CellSpec(**parts)
+            cells[f"{name}-{field}-clip"] = CellSpec(**parts, gate_clip=0.8 + 0.1 * k, cell_clip=1.2 - 0.1 * shift)
+    cells |= {f"cell_clip-{k}": CellSpec(**base, cell_clip=0.5) for k, base in enumerate(bases)}
+    cells |= {f"gate_clip-{k}": CellSpec(**base, gate_clip=0.7) for k, base in enumerate(bases)}
+    cells["cell_clip-no-input-gate"] = CellSpec(input_gate=False, peephole=True, cell_clip=0.75)
+    cells["gate_clip-no-output-gate"] = CellSpec(output_gate=False, gate_clip=0.5)
+    return cells
+
+
+# Chaotic, some of them: up to a few steps.
+UNUSUAL = _unusual_cells()
+EVERY = CELLS | UNUSUAL
+
 # ----------------------------- the data
 
 
@@ -263,16 +298,18 @@ def make_weights(rng, cell, input_size, hidden_size, output_size=None, bias=True
     gates, out = len(cell.gates), output_size or hidden_size
     rows = gates * hidden_size
     whole = cell.input_gate and cell.forget_gate and cell.output_gate
-    squashed = cell.input_activation == cell.output_activation == "tanh"
+    squashed = cell.input_activation == cell.output_activation == "tanh" and cell.gate_activation == "sigmoid"
     feedback = 1.0 if whole and squashed else 0.3
     w_hh = rng.normal(size=(gates, hidden_size, out)) * feedback / math.sqrt(out)
     if cell.input_activation == cell.output_activation == "identity":
         w_hh[cell.gates.index("g")] *= 0.3
+    # A gate that opens without bounds multiplies the state by more at each step.
+    drive = 1.0 if cell.gate_activation == "sigmoid" else 0.4
     arrays = Weights(
-        w_ih=rng.normal(size=(rows, input_size)) / math.sqrt(max(input_size, 1)),
+        w_ih=rng.normal(size=(rows, input_size)) * drive / math.sqrt(max(input_size, 1)),
         w_hh=w_hh.reshape(rows, out),
         b=rng.normal(size=rows) * 0.5 if bias else None,
-        peephole=rng.normal(size=(len(cell.peepholes), hidden_size)) * feedback / 2 if cell.peephole else None,
+        peephole=rng.normal(size=(len(cell.peepholes), hidden_size)) * feedback * drive / 2 if cell.peephole else None,
         w_hr=rng.normal(size=(out, hidden_size)) / math.sqrt(hidden_size) if output_size else None,
     )
     return Weights(*(None if array is None else array.astype(dtype) for array in arrays))

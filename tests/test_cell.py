@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from lstm_rs.cell import CellSpec
-from oracle import CELLS
+from oracle import EVERY
 
 
 def test_presets_are_as_published():
@@ -45,13 +45,45 @@ def test_a_flag_must_be_a_bool(flag, value):
         CellSpec(**{flag: value})
 
 
-def test_an_activation_must_be_there():
-    for field in ("input_activation", "output_activation"):
-        for value in ("relu", "Tanh", None, np.array(["tanh"])):
-            with pytest.raises(ValueError, match=f"{field} must be 'tanh' or 'identity', got"):
-                CellSpec(**{field: value})
-    with pytest.raises(ValueError, match="gate_activation must be 'sigmoid', got 'hard_sigmoid'"):
-        CellSpec(gate_activation="hard_sigmoid")
+PLACES = ["input_activation", "output_activation", "gate_activation"]
+
+
+@pytest.mark.parametrize("field", PLACES)
+def test_an_activation_must_be_there(field):
+    for value in ("Relu", "Tanh", None, np.array(["tanh"]), (), ("gelu", 1.0), ["relu"], 1):
+        with pytest.raises(ValueError, match=rf"^cell: {field} must be 'sigmoid'|^cell: {field} must be 'affine'"):
+            CellSpec(**{field: value})
+
+
+@pytest.mark.parametrize("field", PLACES)
+def test_an_activation_has_its_parameters(field):
+    assert getattr(CellSpec(**{field: ("relu",)}), field) == "relu"
+    assert getattr(CellSpec(**{field: ("leaky_relu", 0.01)}), field) == "leaky_relu"
+    assert getattr(CellSpec(**{field: ("hard_sigmoid", 1)}), field) == ("hard_sigmoid", 1.0, 0.5)
+    assert getattr(CellSpec(**{field: ("elu", np.float32(0.5))}), field) == ("elu", 0.5)
+    for value, error, sentence in [
+        (("relu", 1.0), ValueError, f"cell: {field} 'relu' takes no parameters, got ('relu', 1.0)"),
+        (("elu", 1.0, 2.0), ValueError, f"cell: {field} 'elu' takes alpha, got ('elu', 1.0, 2.0)"),
+        (("affine", 1), ValueError,
+         f"cell: {field} 'affine' needs alpha and beta, as in ('affine', 1.0, 0.5), got ('affine', 1)"),
+        (("elu", "1.0x"), TypeError, f"cell: {field} 'elu' must be a number, got '1.0x' of type str"),
+        (("elu", True), TypeError, f"cell: {field} 'elu' must be a number, got True"),
+        (("elu", np.nan), ValueError, f"cell: {field} 'elu' must be finite, got nan"),
+    ]:  # fmt: skip
+        with pytest.raises(error) as caught:
+            CellSpec(**{field: value})
+        assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("field", ["gate_clip", "cell_clip"])
+def test_a_clip_is_a_positive_number(field):
+    assert getattr(CellSpec(**{field: 3}), field) == 3.0
+    for value in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match=f"cell: {field} must be "):
+            CellSpec(**{field: value})
+    for value in ("3 m", False, (1.0, 2.0)):
+        with pytest.raises(TypeError, match=f"cell: {field} must be a number, got"):
+            CellSpec(**{field: value})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +102,7 @@ def test_contradictions_are_refused(parts, match):
         CellSpec(**parts)
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("cell", EVERY.values(), ids=EVERY)
 def test_gates_and_peepholes_stand_in_order(cell):
     assert "".join(cell.gates) in {"ifgo", "ifg", "igo", "ig", "fgo", "fg", "go", "g"}
     assert ("i" in cell.gates, "o" in cell.gates) == (cell.input_gate, cell.output_gate)
@@ -78,7 +110,7 @@ def test_gates_and_peepholes_stand_in_order(cell):
     assert cell.peepholes == (tuple(gate for gate in cell.gates if gate != "g") if cell.peephole else ())
 
 
-@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize("cell", EVERY.values(), ids=EVERY)
 def test_a_cell_is_a_value(cell):
     for twin in (copy.deepcopy(cell), pickle.loads(pickle.dumps(cell)), eval(repr(cell))):
         assert twin == cell and hash(twin) == hash(cell)

@@ -10,7 +10,7 @@ from calls import DTYPES, any_calls, assert_results_close, assert_results_same, 
 from hypothesis import given, note
 from hypothesis import strategies as st
 from lstm_rs import State, Tape, Weights, reference
-from oracle import CELLS, PRESETS, assert_same_bits, make_lengths
+from oracle import EVERY, PRESETS, assert_same_bits, make_lengths
 
 
 def check(call, at_least=0.0):
@@ -35,7 +35,7 @@ def test_any_call_is_the_reference(isa, dtype, data):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", EVERY)
 def test_every_cell_is_the_reference(isa, cell, dtype):
     check(make_call(1, cell, (6, 4, 3, 9), dtype=dtype, lengths=[6, 0, 3, 5]))
     check(make_call(2, cell, (6, 4, 3, 9), 5, dtype=dtype, lengths=[6, 0, 3, 5], reverse=True))

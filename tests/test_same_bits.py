@@ -28,14 +28,14 @@ from conftest import ISAS, using
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from lstm_rs import State, Weights
-from oracle import CELLS, PRESETS, assert_same_bits, make_lengths
+from oracle import CELLS, EVERY, PRESETS, UNUSUAL, assert_same_bits, make_lengths
 
 # Small ones for every cell. Large ones across the engine's inner boundaries: several chunks of time (more than 256 KiB
 # of gates), sums of more than 256 steps, more than 60 rows, widths that are no multiple of a vector.
 SMALL = (5, 4, 3, 11)
 LARGE = [(90, 5, 11, 37), (9, 70, 19, 61), (300, 1, 5, 23)]
 # Every cell on the fastest instruction set, some on each.
-CASES = [(ISAS[-1], name, SMALL, None) for name in CELLS]
+CASES = [(ISAS[-1], name, SMALL, None) for name in EVERY]
 CASES += [(isa, name, SMALL, 13) for isa in ISAS for name in PRESETS]
 CASES += [(isa, name, sizes, None) for isa in ISAS for name in ("gers_1999", "CIFG") for sizes in LARGE]
 CASES += [(isa, "peephole_lstm", sizes, 29) for isa in ISAS for sizes in LARGE]
@@ -72,8 +72,11 @@ def assert_part(alone, out, n, length=None):
 # ----------------------------- on every instruction set
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("sizes", [SMALL, *LARGE], ids=str)
+@pytest.mark.parametrize(
+    ("cell", "sizes"),
+    [(cell, sizes) for cell in CELLS for sizes in (SMALL, *LARGE)] + [(cell, SMALL) for cell in UNUSUAL],
+    ids=str,
+)
 @both_ways
 @dtypes
 def test_every_instruction_set(cell, sizes, reverse, dtype):
@@ -88,7 +91,7 @@ def test_every_instruction_set(cell, sizes, reverse, dtype):
 @dtypes
 @given(data=st.data())
 def test_every_instruction_set_for_any_call(dtype, data):
-    call = data.draw(any_calls(dtype))
+    call = data.draw(any_calls(dtype, EVERY))
     with using("scalar"):
         expected = call.run()
     for isa in ISAS[1:]:

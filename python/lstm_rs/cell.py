@@ -7,17 +7,19 @@ what a cell does not have takes no rows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from lstm_rs._core import check_cell
+from lstm_rs._core import activations, check_cell
+
+Activation: TypeAlias = str | tuple[str, float] | tuple[str, float, float]
+"""An activation: its name, or a tuple of its name and its parameters alpha and beta."""
 
 _FLAGS = ("input_gate", "forget_gate", "output_gate", "coupled", "peephole")
-_CHOICES = {
-    "input_activation": ("tanh", "identity"),
-    "output_activation": ("tanh", "identity"),
-    "gate_activation": ("sigmoid",),
-}
+_ACTIVATED = ("input_activation", "output_activation", "gate_activation")
+_CLIPS = ("gate_clip", "cell_clip")
+_DEFAULTS: dict[str, tuple[Any, ...]] = {name: tuple(defaults) for name, defaults in activations().items()}
 # Greff et al. start from the peephole LSTM and change one thing.
 _GREFF: dict[str, dict[str, Any]] = {
     "V": {},
@@ -55,25 +57,56 @@ class CellSpec:
         ``f = 1 - i`` in the place of a forget gate with weights of its own. Leave `forget_gate` as it is.
     peephole : bool, default False
         Do the gates see the cell's state, through one weight for each unit?
-    input_activation : {"tanh", "identity"}, default "tanh"
-        What makes ``g``.
-    output_activation : {"tanh", "identity"}, default "tanh"
+    input_activation : str or tuple, default "tanh"
+        What makes ``g``: one of the activations below, by name, or a tuple of the name and its parameters.
+    output_activation : str or tuple, default "tanh"
         What is applied to ``c`` on its way to ``h``.
-    gate_activation : {"sigmoid"}, default "sigmoid"
+    gate_activation : str or tuple, default "sigmoid"
         What makes ``i``, ``f`` and ``o``.
+    gate_clip : float or None, default None
+        What goes into the activation of a gate or of the input, peephole and bias included, is cut to within this of 0.
+        Where it is cut, no gradient flows. This is what ONNX Runtime does for the operator's attribute ``clip``.
+    cell_clip : float or None, default None
+        The new state ``c`` is cut to within this of 0, before the output gate sees it. Where it is cut, no gradient flows.
+        This is what TensorFlow and Tesseract call clip.
 
     Raises
     ------
     TypeError
-        If a flag is not a bool.
+        If a flag is not a bool, or a parameter or a clip not a number.
     ValueError
-        If there is no such activation, or if the parts contradict each other: `coupled` without an input gate
-        or with ``forget_gate=False``, `peephole` without any gate.
+        If there is no such activation, if one lacks a parameter or has one too many, if a clip is not positive, or if the
+        parts contradict each other: `coupled` without an input gate or with ``forget_gate=False``, `peephole` without any
+        gate.
+
+    Notes
+    -----
+    The activations, with the parameters that they take, are those of the ONNX operators of the same names [2]_, and the
+    identity; a default is taken where no parameter is given:
+
+    ======================================== =========================================
+    ``"sigmoid"``                            1 / (1 + exp(-x))
+    ``"tanh"``                               tanh(x)
+    ``"identity"``                           x
+    ``"relu"``                               max(0, x)
+    ``("affine", alpha, beta)``              alpha*x + beta
+    ``("leaky_relu", alpha=0.01)``           x, below 0 alpha*x
+    ``("thresholded_relu", alpha=1)``        x where x > alpha, else 0
+    ``("scaled_tanh", alpha, beta)``         alpha * tanh(beta*x)
+    ``("hard_sigmoid", alpha=0.2, beta=0.5)``  alpha*x + beta, between 0 and 1
+    ``("elu", alpha=1)``                     x, below 0 alpha * (exp(x) - 1)
+    ``"softsign"``                           x / (1 + abs(x))
+    ``"softplus"``                           log(1 + exp(x))
+    ======================================== =========================================
+
+    An activation is kept as its name alone where all its parameters are the defaults, else as a tuple of floats. A leaky or
+    a thresholded relu or an elu with a negative alpha runs forward only: its slope does not follow from its value.
 
     References
     ----------
     .. [1] A. Graves, A. Mohamed, G. Hinton, "Speech recognition with deep recurrent neural networks",
        ICASSP 2013.
+    .. [2] ONNX operators, version 22: LSTM, and those that its activations are named after.
 
     Examples
     --------
@@ -83,6 +116,8 @@ class CellSpec:
     >>> coupled = CellSpec(coupled=True, peephole=True)
     >>> coupled.gates, coupled.peepholes
     (('i', 'g', 'o'), ('i', 'o'))
+    >>> CellSpec(gate_activation=("hard_sigmoid", 0.2, 0.5)) == CellSpec(gate_activation="hard_sigmoid")
+    True
     >>> CellSpec(coupled=True, input_gate=False)
     Traceback (most recent call last):
     ...
@@ -94,20 +129,23 @@ class CellSpec:
     output_gate: bool = True
     coupled: bool = False
     peephole: bool = False
-    input_activation: str = "tanh"
-    output_activation: str = "tanh"
-    gate_activation: str = "sigmoid"
+    input_activation: Activation = "tanh"
+    output_activation: Activation = "tanh"
+    gate_activation: Activation = "sigmoid"
+    gate_clip: float | None = None
+    cell_clip: float | None = None
 
     def __post_init__(self) -> None:
         for name in _FLAGS:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise TypeError(f"cell: {name} must be a bool, got {value!r} of type {type(value).__name__}")
-        for name, choices in _CHOICES.items():
+        for name in _ACTIVATED:
+            object.__setattr__(self, name, _normal(name, getattr(self, name)))
+        for name in _CLIPS:
             value = getattr(self, name)
-            # Not `value in choices`: an array would answer with an array.
-            if not (isinstance(value, str) and value in choices):
-                raise ValueError(f"cell: {name} must be {_one_of(choices)}, got {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, _number(name, value))
         # The contradictions are refused in one place, for Python and Rust alike.
         check_cell(self)
 
@@ -288,6 +326,50 @@ class CellSpec:
         if not (isinstance(name, str) and name in _GREFF):
             raise ValueError(f"name: expected {_one_of(tuple(_GREFF))}, got {name!r}")
         return cls(**({"peephole": True} | _GREFF[name]))
+
+
+def activation_parameters(activation: Activation) -> tuple[str, tuple[float, ...]]:
+    """Give the name of an activation in normal form, and all its parameters.
+
+    Examples
+    --------
+    >>> activation_parameters("hard_sigmoid")
+    ('hard_sigmoid', (0.2, 0.5))
+    """
+    if isinstance(activation, str):
+        return activation, _DEFAULTS[activation]
+    return activation[0], activation[1:]
+
+
+def _normal(field: str, value: Any) -> Activation:
+    """An activation as a cell keeps it: its name where all its parameters are the defaults, else a tuple of them all."""
+    name, *given = value if isinstance(value, tuple) and value else (value,)
+    # Not `name in`: an array would answer with an array.
+    if not (isinstance(name, str) and name in _DEFAULTS):
+        raise ValueError(f"cell: {field} must be {_one_of(tuple(_DEFAULTS))}, or a tuple of such a name and its "
+                         f"parameters, got {value!r}")  # fmt: skip
+    defaults = _DEFAULTS[name]
+    called = " and ".join(("alpha", "beta")[: len(defaults)])
+    if len(given) > len(defaults):
+        takes = f"takes {called}" if defaults else "takes no parameters"
+        raise ValueError(f"cell: {field} {name!r} {takes}, got {value!r}")
+    parameters: Any = (*(_number(f"{field} {name!r}", number) for number in given), *defaults[len(given) :])
+    if None in parameters:
+        raise ValueError(f"cell: {field} {name!r} needs {called}, as in ({name!r}, 1.0, 0.5), got {value!r}")
+    return name if parameters == defaults else (name, *parameters)
+
+
+def _number(what: str, value: Any) -> float:
+    """A finite float."""
+    if isinstance(value, bool):
+        raise TypeError(f"cell: {what} must be a number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"cell: {what} must be a number, got {value!r} of type {type(value).__name__}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"cell: {what} must be finite, got {value!r}")
+    return number
 
 
 def _one_of(choices: tuple[str, ...]) -> str:

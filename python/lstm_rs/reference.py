@@ -17,8 +17,9 @@ unit::
     h_t = o*tanh(c_t)
     r_t = W_hr h_t                                              with a projection, else r_t = h_t
 
-A gate that the cell does not have is 1. A coupled forget gate is ``f = 1 - i``. Where an activation is the
-identity, read it so.
+A gate that the cell does not have is 1. A coupled forget gate is ``f = 1 - i``. Where the cell has other activations,
+read them in the place of sigmoid and tanh. `gate_clip` cuts what goes into the activation of a gate or of the input,
+`cell_clip` cuts ``c``.
 
 Backward
 --------
@@ -38,6 +39,9 @@ activation; ``_next`` is the step that came after::
     d_W_*  = sum_t d_z_* x_t^T        d_R_* = sum_t d_z_* r_{t-1}^T        d_b_* = sum_t d_z_*
     d_W_hr = sum_t d_r h_t^T
     d_p_i  = sum_t d_z_i * c_{t-1}    d_p_f = sum_t d_z_f * c_{t-1}        d_p_o = sum_t d_z_o * c_t
+
+Another activation has its slope in the place of ``s*(1-s)`` or ``1-a^2``, as `slope` gives it. What `gate_clip` has cut
+has slope 0, and where `cell_clip` has cut ``c``, ``d_c`` is 0.
 
 Two values go from a step to the one before it: ``R^T d_z`` (the carry of ``r``) and ``d_c*f + p_i*d_z_i +
 p_f*d_z_f`` (the carry of ``c``). What arrives with `dstate` is the first carry, at each sequence's own last
@@ -69,10 +73,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lstm_rs.cell import CellSpec
+from lstm_rs._activations import activate, slope
+from lstm_rs.cell import Activation, CellSpec
 from lstm_rs.functional import Gradients, State, Weights
 
-__all__ = ["Tape", "backward", "forward", "forward_train"]
+__all__ = ["Tape", "activate", "backward", "forward", "forward_train", "slope"]
 
 _SNAP = 2.0**-480
 _TODAY = CellSpec()
@@ -242,12 +247,12 @@ def forward_train(
         now = valid[t][:, np.newaxis]
         z = x_t[t] @ w_ih.T + r @ w_hh.T + b
         z = _by_gate(cell.gates, z.reshape(batch, len(cell.gates), hidden_size).swapaxes(0, 1))
-        i = _sigmoid(z["i"] + _seen(p, "i", c)) if "i" in z else 1.0
-        f = _sigmoid(z["f"] + _seen(p, "f", c)) if "f" in z else 1.0 - i if cell.coupled else 1.0
-        g = _activate(cell.input_activation, z["g"])
-        c_new = _snap(f * c + i * g)
-        o = _sigmoid(z["o"] + _seen(p, "o", c_new)) if "o" in z else 1.0
-        h = o * _activate(cell.output_activation, c_new)
+        i = _gate(cell, z["i"] + _seen(p, "i", c)) if "i" in z else 1.0
+        f = _gate(cell, z["f"] + _seen(p, "f", c)) if "f" in z else 1.0 - i if cell.coupled else 1.0
+        g = activate(cell.input_activation, _cut(z["g"], cell.gate_clip))
+        c_new = _cut(_snap(f * c + i * g), cell.cell_clip)
+        o = _gate(cell, z["o"] + _seen(p, "o", c_new)) if "o" in z else 1.0
+        h = o * activate(cell.output_activation, c_new)
         r_new = h if w_hr is None else h @ w_hr.T
 
         by_gate = {"i": i, "f": f, "g": g, "o": o}
@@ -320,7 +325,7 @@ def backward(tape: Tape, dy: Any = None, dstate: State | None = None, *, need_dx
     p = _by_gate(cell.peepholes, weights.peephole)
     r_before = _before(y_t, tape.state.h.reshape(batch, output_size), valid, tape.reverse)
     c_before = _before(tape.c, tape.state.c.reshape(batch, hidden_size), valid, tape.reverse)
-    a_t = _activate(cell.output_activation, tape.c)
+    a_t = activate(cell.output_activation, tape.c)
     dr_carry = dstate.h.reshape(batch, output_size).copy()
     dc_carry = dstate.c.reshape(batch, hidden_size).copy()
     dz_t = np.zeros_like(tape.gates)
@@ -335,11 +340,13 @@ def backward(tape: Tape, dy: Any = None, dstate: State | None = None, *, need_dx
 
         dr = dy_t[t] + dr_carry
         dh = dr if w_hr is None else dr @ w_hr
-        dz = {"o": _snap(dh * a * o * (1.0 - o))}
-        dc = dh * o * _slope(cell.output_activation, a) + _seen(p, "o", dz["o"]) + dc_carry
-        dz["f"] = _snap(dc * c_prev * f * (1.0 - f))
-        dz["i"] = _snap(dc * (g - c_prev if cell.coupled else g) * i * (1.0 - i))
-        dz["g"] = _snap(dc * i * _slope(cell.input_activation, g))
+        dz = {"o": _snap(dh * a * _cut_slope(cell, cell.gate_activation, o))}
+        dc = dh * o * slope(cell.output_activation, a) + _seen(p, "o", dz["o"]) + dc_carry
+        if cell.cell_clip is not None:
+            dc = np.where(np.abs(tape.c[t]) < cell.cell_clip, dc, 0.0)
+        dz["f"] = _snap(dc * c_prev * _cut_slope(cell, cell.gate_activation, f))
+        dz["i"] = _snap(dc * (g - c_prev if cell.coupled else g) * _cut_slope(cell, cell.gate_activation, i))
+        dz["g"] = _snap(dc * i * _cut_slope(cell, cell.input_activation, g))
 
         dr_t[t] = dr
         dz_t[t] = np.where(now[:, np.newaxis], np.stack([dz[name] for name in cell.gates], axis=1), 0.0)
@@ -366,20 +373,23 @@ def backward(tape: Tape, dy: Any = None, dstate: State | None = None, *, need_dx
     return Gradients(dx, d_weights, State(dr_carry[0], dc_carry[0]) if one else State(dr_carry, dc_carry))
 
 
-def _activate(name: str, z: np.ndarray) -> np.ndarray:
-    """Apply an activation."""
-    return np.tanh(z) if name == "tanh" else z
+def _gate(cell: CellSpec, z: np.ndarray) -> Any:
+    """Open or shut a gate."""
+    return activate(cell.gate_activation, _cut(z, cell.gate_clip))
 
 
-def _slope(name: str, a: np.ndarray) -> np.ndarray:
-    """Compute an activation's derivative from what it gave."""
-    return 1.0 - a * a if name == "tanh" else np.ones_like(a)
+def _cut(x: np.ndarray, clip: float | None) -> np.ndarray:
+    """Cut to within `clip` of 0; a NaN stays."""
+    return x if clip is None else np.clip(x, -clip, clip)
 
 
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    """Compute 1/(1 + exp(-z)), written so that exp cannot overflow and the tail keeps its digits."""
-    e: np.ndarray = np.exp(-np.abs(z))
-    return np.where(z >= 0.0, 1.0, e) / (1.0 + e)
+def _cut_slope(cell: CellSpec, activation: Activation, a: Any) -> np.ndarray:
+    """Compute a slope, 0 where the argument was cut: there the value is that of an end."""
+    a = np.asarray(a, np.float64)
+    if cell.gate_clip is None:
+        return slope(activation, a)
+    ends = activate(activation, np.array([-cell.gate_clip, cell.gate_clip]))
+    return np.where((ends.min() < a) & (a < ends.max()), slope(activation, a), 0.0)
 
 
 def _snap(array: np.ndarray) -> np.ndarray:

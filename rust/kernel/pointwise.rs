@@ -15,13 +15,16 @@
 //! coupled: d_z_i = d_c (g - c') i(1-i)                  carry: d_c f + p_i d_z_i + p_f d_z_f
 //! ```
 //!
+//! Another activation takes the place of sigmoid or tanh, and its slope that of s(1-s) or 1-a^2. Where `gate_clip` has cut
+//! what goes into an activation its slope is 0, and where `cell_clip` has cut `c`, `d_c` is 0.
+//!
 //! No closure touches a vector here: only functions can be `#[inline(always)]`, and what is not inlined loses the
 //! instruction set's features.
 //!
 //! The order of the roundings is part of the bit contract; the comments at the lines give it. `c`, the carry and each `d_z`
 //! become +0 below [`Element::SNAP`].
 
-use super::activation::{sigmoid, tanh};
+use super::activation::{activate, cut, slope};
 use crate::cell::{Activation, CellSpec};
 use crate::simd::memory::{Columns, ColumnsMut};
 use crate::simd::{Element, Lanes};
@@ -63,27 +66,46 @@ pub(crate) fn snap<S: Lanes<T>, T: Element>(simd: S, v: S::V) -> S::V {
     simd.select(simd.lt(simd.abs(v), simd.splat(T::SNAP)), simd.splat(T::ZERO), v)
 }
 
-/// The derivative `s(1 - s)` of a sigmoid of value `s`, times `by`.
-#[inline(always)]
-fn through_sigmoid<S: Lanes<T>, T: Element>(simd: S, by: S::V, s: S::V) -> S::V {
-    simd.mul(by, simd.mul(s, simd.sub(simd.splat(T::ONE), s)))
-}
+/// The values of an activation between which its argument was not cut, where it may have been.
+type Limits<V> = Option<(V, V)>;
 
-/// `by` times the derivative at an activation of value `a`.
+/// `by` times the slope of `activation` where its value is `a`; 0 outside of `limits`, where its argument was cut.
 #[inline(always)]
-fn through<S: Lanes<T>, T: Element>(simd: S, activation: Activation, by: S::V, a: S::V) -> S::V {
-    match activation {
-        Activation::Tanh => simd.mul(by, simd.neg_mul_add(a, a, simd.splat(T::ONE))),
+fn through<S: Lanes<T>, T: Element>(
+    simd: S,
+    (activation, limits): (Activation, Limits<S::V>),
+    by: S::V,
+    a: S::V,
+) -> S::V {
+    let by = match activation {
         Activation::Identity => by,
+        _ => simd.mul(by, slope::<S, T>(simd, activation, a)),
+    };
+    match limits {
+        None => by,
+        Some((low, high)) => {
+            let zero = simd.splat(T::ZERO);
+            let inside = simd.select(simd.lt(low, a), by, zero);
+            simd.select(simd.lt(a, high), inside, zero)
+        }
     }
 }
 
+/// What a clipped activation gives at either end: at an end its argument was cut.
 #[inline(always)]
-fn activate<S: Lanes<T>, T: Element>(simd: S, activation: Activation, x: S::V) -> S::V {
-    match activation {
-        Activation::Tanh => tanh::<S, T>(simd, x),
-        Activation::Identity => x,
+fn limits<S: Lanes<T>, T: Element>(simd: S, activation: Activation, clip: f64) -> Limits<S::V> {
+    if clip == f64::INFINITY {
+        return None;
     }
+    let low = activate::<S, T>(simd, activation, simd.splat(T::of(-clip)));
+    let high = activate::<S, T>(simd, activation, simd.splat(T::of(clip)));
+    Some((simd.min(low, high), simd.max(low, high)))
+}
+
+/// `x` to within `clip` of 0; NaN stays NaN.
+#[inline(always)]
+fn clipped<S: Lanes<T>, T: Element>(simd: S, clip: f64, x: S::V) -> S::V {
+    if clip == f64::INFINITY { x } else { cut(simd, T::of(-clip), x, T::of(clip)) }
 }
 
 /// Runs `$body` with `$cell` known to the compiler where it is the usual one, which then has no branches left.
@@ -112,6 +134,7 @@ fn look<S: Lanes<T>, T: Element>(simd: S, (peephole, k): (&[S::A], Option<usize>
 #[inline(always)]
 fn gate<S: Lanes<T>, T: Element>(
     simd: S,
+    cell: CellSpec,
     z: &mut [S::A],
     row: Option<usize>,
     peephole: (&[S::A], Option<usize>),
@@ -120,7 +143,8 @@ fn gate<S: Lanes<T>, T: Element>(
     let Some(row) = row else {
         return simd.splat(T::ONE);
     };
-    let value = sigmoid::<S, T>(simd, look(simd, peephole, state, simd.load(&z[row])));
+    let argument = clipped(simd, cell.gate_clip, look(simd, peephole, state, simd.load(&z[row])));
+    let value = activate::<S, T>(simd, cell.gate_activation, argument);
     simd.store(value, &mut z[row]);
     value
 }
@@ -172,18 +196,19 @@ pub(crate) fn forward<S: Lanes<T>, T: Element>(
             let z = &mut z[block * gates.count..][..gates.count];
             let peephole = &peephole[block * looks.count..];
             let before = get::<S, T, WHOLE>(simd, before, at);
-            let i = gate(simd, z, gates.i, (peephole, looks.i), before);
+            let i = gate(simd, cell, z, gates.i, (peephole, looks.i), before);
             let f = if cell.coupled {
                 simd.sub(simd.splat(T::ONE), i)
             } else {
-                gate(simd, z, gates.f, (peephole, looks.f), before)
+                gate(simd, cell, z, gates.f, (peephole, looks.f), before)
             };
-            let g = activate::<S, T>(simd, cell.input_activation, simd.load(&z[gates.g]));
+            let g = clipped(simd, cell.gate_clip, simd.load(&z[gates.g]));
+            let g = activate::<S, T>(simd, cell.input_activation, g);
             simd.store(g, &mut z[gates.g]);
             // c = fma(f, c', i * g)
-            let new = snap(simd, simd.mul_add(f, before, simd.mul(i, g)));
+            let new = clipped(simd, cell.cell_clip, snap(simd, simd.mul_add(f, before, simd.mul(i, g))));
             simd.store(new, &mut c[block]);
-            gate(simd, z, gates.o, (peephole, looks.o), new);
+            gate(simd, cell, z, gates.o, (peephole, looks.o), new);
         });
     }
     for k in 0..rows {
@@ -238,6 +263,8 @@ pub(crate) fn backward<'a, S: Lanes<T>, T: Element>(
 ) {
     let (gates, looks) = (cell.gate_rows(), cell.peephole_rows());
     let one = simd.splat(T::ONE);
+    let gate_limits = limits::<S, T>(simd, cell.gate_activation, cell.gate_clip);
+    let input_limits = limits::<S, T>(simd, cell.input_activation, cell.gate_clip);
     for k in 0..rows {
         fetch(simd, step.c.row(row(k).0), &mut a[k * blocks..]);
     }
@@ -265,19 +292,26 @@ pub(crate) fn backward<'a, S: Lanes<T>, T: Element>(
                 None => simd.splat(T::ZERO),
             };
             let d_h = simd.add(dy, simd.load(&d_h[block]));
-            let d_o = snap(simd, through_sigmoid(simd, simd.mul(d_h, a), o));
+            let through_gate = (cell.gate_activation, gate_limits);
+            let d_o = snap(simd, through(simd, through_gate, simd.mul(d_h, a), o));
             // d_c = fma(p_o, d_z_o, fma(d_h * o, 1 - a^2, carry))
             let carry = get::<S, T, WHOLE>(simd, step.d_c.row(row), at);
             let d_h_o = simd.mul(d_h, o);
             let d_c = match cell.output_activation {
-                Activation::Tanh => simd.mul_add(d_h_o, simd.neg_mul_add(a, a, one), carry),
                 Activation::Identity => simd.add(d_h_o, carry),
+                activation => simd.mul_add(d_h_o, slope::<S, T>(simd, activation, a), carry),
             };
             let d_c = look(simd, (peephole, looks.o), d_o, d_c);
-            let d_f = snap(simd, through_sigmoid(simd, simd.mul(d_c, before), f));
+            let d_c = if cell.cell_clip == f64::INFINITY {
+                d_c
+            } else {
+                let c = get::<S, T, WHOLE>(simd, step.c.row(row), at);
+                simd.select(simd.lt(simd.abs(c), simd.splat(T::of(cell.cell_clip))), d_c, simd.splat(T::ZERO))
+            };
+            let d_f = snap(simd, through(simd, through_gate, simd.mul(d_c, before), f));
             let d_i = simd.mul(d_c, if cell.coupled { simd.sub(g, before) } else { g });
-            let d_i = snap(simd, through_sigmoid(simd, d_i, i));
-            let d_g = snap(simd, through::<S, T>(simd, cell.input_activation, simd.mul(d_c, i), g));
+            let d_i = snap(simd, through(simd, through_gate, d_i, i));
+            let d_g = snap(simd, through(simd, (cell.input_activation, input_limits), simd.mul(d_c, i), g));
             // carry = fma(p_f, d_z_f, fma(p_i, d_z_i, d_c * f))
             let carry = look(simd, (peephole, looks.i), d_i, simd.mul(d_c, f));
             let carry = look(simd, (peephole, looks.f), d_f, carry);

@@ -94,6 +94,7 @@ impl<T: Element> Backward<T> {
     /// Packs the weights; the error says what is wrong with them.
     pub fn new(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>) -> Result<Self> {
         let dims = weights.dims(cell)?;
+        cell.check_gradient()?;
         let lanes = lanes::<T>(isa);
         Ok(Self {
             isa,

@@ -1,11 +1,12 @@
 //! Cells and weights: read from Python once, and packed for any number of calls.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use numpy::PyUntypedArrayMethods;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyTuple, PyType};
 
 use super::arrays::{
     Array, LIKE_W_IH, Number, Wanted, as_array, borrow, borrow_option, dtype_name, flag, view, wrong_dtype,
@@ -30,21 +31,11 @@ impl<'a, 'py> FromPyObject<'a, 'py> for CellSpec {
             })
         };
         let flag = |name: &str| flag(&format!("cell.{name}"), &read(name)?);
-        let text = |name: &str| -> PyResult<String> {
-            let wrong = |_| PyTypeError::new_err(format!("cell.{name}: expected a str"));
-            read(name)?.extract().map_err(wrong)
+        let activation = |name: &str| read_activation(&format!("cell.{name}"), &read(name)?);
+        let clip = |name: &str| -> PyResult<f64> {
+            let wrong = |_| PyTypeError::new_err(format!("cell.{name}: expected None or a float"));
+            Ok(read(name)?.extract::<Option<f64>>().map_err(wrong)?.unwrap_or(f64::INFINITY))
         };
-        let activation = |name: &str| match text(name)?.as_str() {
-            "tanh" => Ok(Activation::Tanh),
-            "identity" => Ok(Activation::Identity),
-            other => {
-                let what = format!("cell.{name}: expected 'tanh' or 'identity', got '{other}'");
-                Err(PyValueError::new_err(what))
-            }
-        };
-        if text("gate_activation")? != "sigmoid" {
-            return Err(PyValueError::new_err("cell.gate_activation: expected 'sigmoid'"));
-        }
         Ok(Self {
             input_gate: flag("input_gate")?,
             forget_gate: flag("forget_gate")?,
@@ -53,8 +44,36 @@ impl<'a, 'py> FromPyObject<'a, 'py> for CellSpec {
             peephole: flag("peephole")?,
             input_activation: activation("input_activation")?,
             output_activation: activation("output_activation")?,
+            gate_activation: activation("gate_activation")?,
+            gate_clip: clip("gate_clip")?,
+            cell_clip: clip("cell_clip")?,
         })
     }
+}
+
+/// An activation as a `CellSpec` has it in normal form: a name, or a tuple of a name and all its parameters.
+fn read_activation(what: &str, given: &Bound<'_, PyAny>) -> PyResult<Activation> {
+    let wrong = || PyTypeError::new_err(format!("{what}: expected a str, or a tuple of a str and floats"));
+    let (name, parameters) = match given.cast::<PyTuple>() {
+        Ok(tuple) => {
+            let name = tuple.get_item(0).map_err(|_| wrong())?.extract::<String>().map_err(|_| wrong())?;
+            let rest = tuple.get_slice(1, tuple.len());
+            (name, rest.extract::<Vec<f64>>().map_err(|_| wrong())?)
+        }
+        Err(_) => {
+            let name = given.extract::<String>().map_err(|_| wrong())?;
+            let defaults = Activation::ALL.iter().find(|(other, _)| *other == name).map_or(&[][..], |(_, all)| all);
+            (name, defaults.iter().flatten().copied().collect())
+        }
+    };
+    Activation::new(&name, &parameters)
+        .ok_or_else(|| PyValueError::new_err(format!("{what}: there is no activation {given}")))
+}
+
+/// The activations by name, each with the values that its parameters take where none are given.
+#[pyfunction]
+pub(super) fn activations() -> BTreeMap<&'static str, Vec<Option<f64>>> {
+    Activation::ALL.iter().map(|&(name, defaults)| (name, defaults.to_vec())).collect()
 }
 
 /// Refuses cells whose parts contradict each other.

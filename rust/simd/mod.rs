@@ -69,6 +69,9 @@ pub trait Element: Copy + Debug + Default + PartialEq + PartialOrd + Send + Sync
     /// meet in a product, which has to be normal, times a gate or a weight.
     const SNAP: Self;
 
+    /// `x`, rounded.
+    fn of(x: f64) -> Self;
+
     /// Crosses into the features of `isa`, once a call, and runs `job` there.
     ///
     /// # Panics
@@ -80,6 +83,10 @@ impl Element for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     const SNAP: Self = f32::from_bits((127 - 56) << 23);
+    #[inline(always)]
+    fn of(x: f64) -> Self {
+        x as f32
+    }
     instruction_sets!(define_dispatch);
 }
 
@@ -87,6 +94,10 @@ impl Element for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     const SNAP: Self = f64::from_bits((1023 - 480) << 52);
+    #[inline(always)]
+    fn of(x: f64) -> Self {
+        x
+    }
     instruction_sets!(define_dispatch);
 }
 

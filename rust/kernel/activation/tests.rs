@@ -112,7 +112,7 @@ fn beyond_the_limits_nothing_changes(isa: InstructionSet) {
 }
 
 /// Numbers of every size, with those at the ends of the range closer together.
-fn samples<T: Real>(seed: u64, count: usize) -> Vec<T> {
+pub(super) fn samples<T: Real>(seed: u64, count: usize) -> Vec<T> {
     let mut rng = Rng::new(seed);
     let mut x = T::SPECIAL.to_vec();
     for _ in 0..count / 4 {
@@ -143,7 +143,7 @@ fn bits_are_those_of_scalar(isa: InstructionSet) {
 // ------------------------------------------------------------------------------------------------------ the truth
 
 /// How far `got` is from `value + rest`, in units in the last place of a number of `bits` bits at `value`.
-fn ulps(got: f64, value: f64, rest: f64, bits: i32) -> f64 {
+pub(super) fn ulps(got: f64, value: f64, rest: f64, bits: i32) -> f64 {
     let exponent = (value.abs().to_bits() >> 52) as i32 - 1023;
     let off = (got - value) - rest;
     // 2^-(exponent - bits + 1), in two factors that are normal numbers.

@@ -6,7 +6,7 @@ use ndarray::{Array2, Array3, ArrayViewD, Axis, array, s};
 use super::calls::{ALONE, UNTOUCHED, assert_same, backward, both, forward, try_backward};
 use super::cases::{Case, Data, Layout, fill_past_the_ends};
 use crate::cell::CellSpec;
-use crate::cell::tests::all;
+use crate::cell::tests::every;
 use crate::simd::InstructionSet;
 use crate::testing::{Real, Rng, assert_same_bits, on_every_isa};
 
@@ -95,7 +95,7 @@ fn past_the_ends_nothing_is_read_or_written(isa: InstructionSet) {
         }
     }
     let mut rng = Rng::new(22);
-    for cell in all() {
+    for cell in every() {
         for layout in [Layout::TimeMajor, Layout::BatchFirst] {
             let mut case = Case { need_dx: true, layout, ..Case::draw(&mut rng, cell) };
             case.lengths = Some((0..case.batch).map(|_| rng.below(case.steps + 1) as i64).collect());
@@ -157,7 +157,7 @@ fn reverse_is_a_mirror(isa: InstructionSet) {
         }
     }
     let mut rng = Rng::new(23);
-    for cell in all() {
+    for cell in every() {
         let case = Case::draw(&mut rng, cell);
         check::<f32>(isa, &case);
         check::<f64>(isa, &case);

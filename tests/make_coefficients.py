@@ -1,8 +1,8 @@
-"""Make the constants of the exponential under sigmoid and tanh; they stand in rust/kernel/activation.rs.
+"""Make the constants of the exponential and the logarithm under the activations; they stand in rust/kernel/activation.rs.
 
-    python tests/make_exp_coefficients.py
+    python tests/make_coefficients.py
 
-With n = round(z log2 e) and r = z - n ln2 in [-ln2/2, ln2/2], the kernel computes
+The exponential. With n = round(z log2 e) and r = z - n ln2 in [-ln2/2, ln2/2], the kernel computes
 
     p = r + r^2 Q(r)  (about e^r - 1),    e^z - 1 = 2^n p + (2^n - 1),    e^z = 2^n p + 2^n.
 
@@ -10,6 +10,12 @@ Near 0, tanh is as accurate as p is *relative to itself*, so Q is the polynomial
 |r^2 (Q(r) - (e^r - 1 - r)/r^2) / (e^r - 1)| is least: found by Remez exchange in 60 decimal digits, its
 coefficients then rounded to nearest. Refining the rounded ones would gain little: most of the error of
 sigmoid and tanh comes from the roundings after p.
+
+The logarithm. With s = u / (2 + u) and w = s^2, for u in [0, 1] and so w in [0, 1/9],
+
+    ln(1 + u) = 2 atanh(s) = 2s (1 + w L(w)),
+
+and L is made in the same manner, for the least error of the whole relative to itself.
 
 Needs NumPy only (for the shortest decimals of a float32). Deterministic; takes a second.
 """
@@ -23,10 +29,17 @@ LN2 = Decimal("0.693147180559945309417232121458176568075500134360255254120680")
 GRID = 501  # steps over the interval (odd, so 0 is no point) in the search for extrema
 
 
-def target(r):
+def exponential(r):
     """What Q approximates, and the weight of an error there. Not for r = 0, where the weight is 0."""
     expm1 = r.exp() - 1
     return (expm1 - r) / r**2, r**2 / abs(expm1)
+
+
+def logarithm(w):
+    """What L approximates, and the weight of an error there. Not for w = 0, where the weight is 0."""
+    s = w.sqrt()
+    ratio = ((1 + s) / (1 - s)).ln() / 2 / s
+    return (ratio - 1) / w, w / ratio
 
 
 def solve(rows):
@@ -67,11 +80,13 @@ def extrema(error, grid):
     return places
 
 
-def remez(degree):
-    """The minimax Q, highest degree first, and its largest weighted error."""
-    half, count = LN2 / 2, degree + 2
-    grid = [half * spread(Decimal(2 * k - GRID) / GRID) for k in range(GRID + 1)]
-    places = [half * spread((2 * k - count + Decimal("1.25")) / count) for k in range(count)]
+def remez(degree, target, low, high):
+    """The minimax polynomial from `low` to `high`, highest degree first, and its largest weighted error."""
+    middle, half, count = (low + high) / 2, (high - low) / 2, degree + 2
+    grid = [middle + half * spread(Decimal(2 * k - GRID) / GRID) for k in range(GRID + 1)]
+    if not low:  # where the weight is 0
+        del grid[0]
+    places = [middle + half * spread((2 * k - count + Decimal("1.25")) / count) for k in range(count)]
     for _ in range(50):
         rows = []
         for i, r in enumerate(places):
@@ -104,7 +119,7 @@ def show(dtype, name, x):
 if __name__ == "__main__":
     getcontext().prec = 60
     for dtype, degree in ((np.float32, 4), (np.float64, 9)):
-        q, worst = remez(degree)
+        q, worst = remez(degree, exponential, -LN2 / 2, LN2 / 2)
         print(f"{dtype.__name__}, largest error of p {float(worst):.2e} of itself before rounding")
         for k, c in enumerate(reversed(q)):
             show(dtype, f"r^{k}", c)
@@ -112,3 +127,8 @@ if __name__ == "__main__":
         show(dtype, "LOG2E", 1 / LN2)
         show(dtype, "LN2_HI", LN2)
         show(dtype, "LN2_LO", LN2 - Decimal(float(high)))
+    for dtype, degree in ((np.float32, 3), (np.float64, 9)):
+        q, worst = remez(degree, logarithm, Decimal(0), 1 / Decimal(9))
+        print(f"{dtype.__name__}, largest error of the logarithm {float(worst):.2e} of itself before rounding")
+        for k, c in enumerate(reversed(q)):
+            show(dtype, f"w^{k}", c)
