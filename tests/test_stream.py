@@ -1,5 +1,7 @@
 """A stream, step by step, against the whole sequence: the same bits."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from lstm_rs import LSTM, State
@@ -123,6 +125,37 @@ def test_streams_share_their_weights_and_reset_takes_the_newest():
         assert not any(array.any() for array in stream.state)
         for t in range(4):
             assert_same_bits(stream.step(x[t]), after[t], "reset takes the newest")
+
+
+def test_threads_run_streams_of_one_layer_side_by_side():
+    """Steps of more than 10 us, so that they do run side by side."""
+    layer = make_layer(np.random.default_rng(0), 40, 200, 3)
+    inputs = [make_input(np.random.default_rng(k), 60, None, 40, np.float32) for k in range(4)]
+    wanted = [layer(x)[0] for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        streams = [layer.stream() for _ in inputs]
+        found = list(pool.map(lambda stream, x: np.stack([stream.step(x_t) for x_t in x]), streams, inputs))
+    assert len({id(stream._snapshot) for stream in streams}) == 1
+    for actual, expected in zip(found, wanted, strict=True):
+        assert_same_bits(actual, expected)
+
+
+def test_a_stream_is_refused_to_who_comes_in_the_middle_of_a_step():
+    stream, x, refused = made().stream(), np.ones(4, np.float32), []
+    saved = stream.state
+
+    class InTheMiddle:
+        def __array__(self, dtype=None, copy=None):
+            for does in (lambda: stream.state, lambda: stream.step(x), lambda: setattr(stream, "state", saved)):
+                with pytest.raises(RuntimeError, match="stream: a step is under way; a stream belongs to one thread"):
+                    does()
+                refused.append(does)
+            return x
+
+    y = stream.step(InTheMiddle())
+    assert len(refused) == 3
+    stream.state = saved
+    assert_same_bits(stream.step(x), y)
 
 
 def frozen(array):

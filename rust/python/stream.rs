@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayView3, Axis, Ix1, Ix3};
 use numpy::{PyArrayDyn, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::arrays::{Filled, LIKE_LAYER, Number, Wanted, borrow, check_out, new_array, pair, view, view_mut};
@@ -32,19 +32,19 @@ impl Stream {
     /// Runs one step: y_t, which is `out` where that is given.
     #[pyo3(signature = (x_t, out=None))]
     fn step<'py>(
-        &mut self,
-        py: Python<'py>,
+        slf: &Bound<'py, Self>,
         x_t: &Bound<'py, PyAny>,
         out: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        match &mut self.0 {
+        let py = slf.py();
+        match &mut slf.try_borrow_mut().map_err(busy)?.0 {
             Either::F32(stream) => step(py, stream, x_t, out),
             Either::F64(stream) => step(py, stream, x_t, out),
         }
     }
 
     /// Copies of the state: `(h, c)`, (L, N, P) and (L, N, H).
-    fn state<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    fn state<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         fn copies<'py, T: Number>(
             py: Python<'py>,
             stream: &layer::Stream<T>,
@@ -57,25 +57,34 @@ impl Stream {
             let (h, c) = stream.state();
             Ok((copy(h)?, copy(c)?))
         }
-        match &self.0 {
+        let py = slf.py();
+        match &slf.try_borrow().map_err(busy)?.0 {
             Either::F32(stream) => copies(py, stream),
             Either::F64(stream) => copies(py, stream),
         }
     }
 
     /// Goes on from another state.
-    fn set_state(&mut self, state: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn set_state(slf: &Bound<'_, Self>, state: &Bound<'_, PyAny>) -> PyResult<()> {
         fn set<T: Number>(stream: &mut layer::Stream<T>, state: &Bound<'_, PyAny>) -> PyResult<()> {
             let [h, c] = pair("state", state)?;
             let h = borrow::<T>("state.h", &h, Wanted::Contiguous, LIKE_LAYER)?;
             let c = borrow::<T>("state.c", &c, Wanted::Contiguous, LIKE_LAYER)?;
             Ok(stream.set_state(view(&h), view(&c))?)
         }
-        match &mut self.0 {
+        match &mut slf.try_borrow_mut().map_err(busy)?.0 {
             Either::F32(stream) => set(stream, state),
             Either::F64(stream) => set(stream, state),
         }
     }
+}
+
+/// Somebody is in the middle of a step: another thread, or the one that a signal has interrupted.
+#[cold]
+fn busy<E>(_: E) -> PyErr {
+    PyRuntimeError::new_err(
+        "stream: a step is under way; a stream belongs to one thread at a time, so make one for each",
+    )
 }
 
 fn step<'py, T: Number>(
