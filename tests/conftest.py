@@ -7,6 +7,9 @@ from contextlib import contextmanager
 # work keeps waiting. NumPy reads this once, when it is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# Keras asks once, when it is imported, and by itself for TensorFlow.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 import pytest
 from hypothesis import HealthCheck, settings
 from lstm_rs import _core

@@ -1,4 +1,4 @@
-"""Make the constants of the exponential and the logarithm under the activations; they stand in rust/kernel/activation.rs.
+"""Make the constants of exponential and logarithm under the activations; they stand in rust/kernel/activation.rs.
 
     python tests/make_coefficients.py
 

@@ -67,17 +67,17 @@ class CellSpec:
         What goes into the activation of a gate or of the input, peephole and bias included, is cut to within this of 0.
         Where it is cut, no gradient flows. This is what ONNX Runtime does for the operator's attribute ``clip``.
     cell_clip : float or None, default None
-        The new state ``c`` is cut to within this of 0, before the output gate sees it. Where it is cut, no gradient flows.
-        This is what TensorFlow and Tesseract call clip.
+        The new state ``c`` is cut to within this of 0, before the output gate sees it. Where it is cut, no gradient
+        flows. This is what TensorFlow and Tesseract call clip.
 
     Raises
     ------
     TypeError
         If a flag is not a bool, or a parameter or a clip not a number.
     ValueError
-        If there is no such activation, if one lacks a parameter or has one too many, if a clip is not positive, or if the
-        parts contradict each other: `coupled` without an input gate or with ``forget_gate=False``, `peephole` without any
-        gate.
+        If there is no such activation, if one lacks a parameter or has one too many, if a clip is not positive, or if
+        the parts contradict each other: `coupled` without an input gate or with ``forget_gate=False``, `peephole`
+        without any gate.
 
     Notes
     -----
@@ -99,8 +99,9 @@ class CellSpec:
     ``"softplus"``                           log(1 + exp(x))
     ======================================== =========================================
 
-    An activation is kept as its name alone where all its parameters are the defaults, else as a tuple of floats. A leaky or
-    a thresholded relu or an elu with a negative alpha runs forward only: its slope does not follow from its value.
+    An activation is kept as its name alone where all its parameters are the defaults, else as a tuple of floats. A
+    leaky or a thresholded relu or an elu with a negative alpha runs forward only: its slope does not follow from its
+    value.
 
     References
     ----------
@@ -141,7 +142,9 @@ class CellSpec:
             if not isinstance(value, bool):
                 raise TypeError(f"cell: {name} must be a bool, got {value!r} of type {type(value).__name__}")
         for name in _ACTIVATED:
-            object.__setattr__(self, name, _normal(name, getattr(self, name)))
+            value = getattr(self, name)
+            parts = value if isinstance(value, tuple) and value else (value,)
+            object.__setattr__(self, name, normal_activation(*parts, field=name))
         for name in _CLIPS:
             value = getattr(self, name)
             if value is not None:
@@ -341,22 +344,30 @@ def activation_parameters(activation: Activation) -> tuple[str, tuple[float, ...
     return activation[0], activation[1:]
 
 
-def _normal(field: str, value: Any) -> Activation:
-    """An activation as a cell keeps it: its name where all its parameters are the defaults, else a tuple of them all."""
-    name, *given = value if isinstance(value, tuple) and value else (value,)
+def normal_activation(name: str, *parameters: float, field: str = "activation") -> Activation:
+    """Give an activation as a cell keeps it: by its name alone where all its parameters are the defaults.
+
+    Examples
+    --------
+    >>> normal_activation("elu", 1), normal_activation("hard_sigmoid", 1)
+    ('elu', ('hard_sigmoid', 1.0, 0.5))
+    """
+    given = (name, *parameters) if parameters else name
     # Not `name in`: an array would answer with an array.
     if not (isinstance(name, str) and name in _DEFAULTS):
-        raise ValueError(f"cell: {field} must be {_one_of(tuple(_DEFAULTS))}, or a tuple of such a name and its "
-                         f"parameters, got {value!r}")  # fmt: skip
+        raise ValueError(
+            f"cell: {field} must be {_one_of(tuple(_DEFAULTS))}, or a tuple of such a name and its parameters, "
+            f"got {given!r}"
+        )
     defaults = _DEFAULTS[name]
     called = " and ".join(("alpha", "beta")[: len(defaults)])
-    if len(given) > len(defaults):
+    if len(parameters) > len(defaults):
         takes = f"takes {called}" if defaults else "takes no parameters"
-        raise ValueError(f"cell: {field} {name!r} {takes}, got {value!r}")
-    parameters: Any = (*(_number(f"{field} {name!r}", number) for number in given), *defaults[len(given) :])
-    if None in parameters:
-        raise ValueError(f"cell: {field} {name!r} needs {called}, as in ({name!r}, 1.0, 0.5), got {value!r}")
-    return name if parameters == defaults else (name, *parameters)
+        raise ValueError(f"cell: {field} {name!r} {takes}, got {given!r}")
+    numbers: Any = (*(_number(f"{field} {name!r}", p) for p in parameters), *defaults[len(parameters) :])
+    if None in numbers:
+        raise ValueError(f"cell: {field} {name!r} needs {called}, as in ({name!r}, 1.0, 0.5), got {given!r}")
+    return name if numbers == defaults else (name, *numbers)
 
 
 def _number(what: str, value: Any) -> float:

@@ -6,6 +6,7 @@ A running call, a tape and a stream finish on the weights that they took; see `l
 from __future__ import annotations
 
 import operator
+import os
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -20,6 +21,8 @@ from lstm_rs._passes import Dropout, LSTMGradients, LSTMTape
 from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
 from lstm_rs.functional import Lengths, State, StateLike, as_lengths, new_state
+
+__doctest_requires__ = {"LSTM.save": ["safetensors"], "LSTM.load": ["safetensors"]}
 
 
 class LSTM:
@@ -389,6 +392,89 @@ class LSTM:
         self._store.assign(
             {name: layout.check(name, _floats(name, array).astype(self.dtype)) for name, array in given.items()}
         )
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
+        """Write the layer to a safetensors file: weights, cell, options and dtype.
+
+        Parameters
+        ----------
+        path : path
+            Where to. What is there is replaced as a whole when all has been written, and not before.
+        metadata : mapping of str to str, optional
+            What else to keep in the file's header, by any name but "lstm_rs".
+
+        Raises
+        ------
+        TypeError
+            If `metadata` has what is not a str.
+        ValueError
+            If a weight is NaN or infinite, if `metadata` has the name "lstm_rs", or is larger than a header may be.
+        OSError
+            If the file cannot be written.
+        ImportError
+            If safetensors is not installed.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> lstm = LSTM(3, 8, num_layers=2, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.safetensors")
+        ...     lstm.save(path, metadata={"trained on": "tides"})
+        ...     LSTM.load(path)
+        LSTM(3, 8, num_layers=2)
+        """
+        # Imported when it is needed: who does not use files does not wait for it.
+        from lstm_rs import _files
+
+        options = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size",
+                   "dropout", "cell", "dtype")  # fmt: skip
+        _files.write(path, {name: getattr(self, name) for name in options}, self.state_dict(), metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LSTM:
+        """Make a layer of a file that `save` wrote: the same to the bit.
+
+        Parameters
+        ----------
+        path : path
+            Where from.
+
+        Returns
+        -------
+        LSTM
+            With the weights, cell, options and dtype that were saved. Dropout starts from chance.
+
+        Raises
+        ------
+        ValueError
+            If the file is broken, is another kind of file, was written by a newer version, or if its header, its
+            tensors and their shapes do not fit together, or a weight is NaN or infinite. Nothing is made then.
+        OSError
+            If the file cannot be opened.
+        ImportError
+            If safetensors is not installed.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> lstm = LSTM(3, 8, cell=CellSpec.peephole_lstm(), seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.safetensors")
+        ...     lstm.save(path)
+        ...     again = LSTM.load(path)
+        >>> again.cell.peephole, bool((again.weights["peephole_l0"] == lstm.weights["peephole_l0"]).all())
+        (True, True)
+        """
+        from lstm_rs import _files
+
+        options, arrays = _files.read(path)
+        dropout = options.pop("dropout")
+        lstm = cls(**options)
+        # Not an argument: with one layer it would warn, which it did when the layer was made first.
+        lstm.dropout = dropout
+        lstm.load_state_dict(arrays)
+        return lstm
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Run step by step, the state being kept.

@@ -383,7 +383,7 @@ def _cut(x: np.ndarray, clip: float | None) -> np.ndarray:
     return x if clip is None else np.clip(x, -clip, clip)
 
 
-def _cut_slope(cell: CellSpec, activation: Activation, a: Any) -> np.ndarray:
+def _cut_slope(cell: CellSpec, activation: Activation, a: Any) -> Any:
     """Compute a slope, 0 where the argument was cut: there the value is that of an end."""
     a = np.asarray(a, np.float64)
     if cell.gate_clip is None:
