@@ -109,6 +109,39 @@ class LSTM:
         dtype: npt.DTypeLike = np.float32,
         seed: int | np.random.Generator | None = None,
     ) -> None:
+        self._configure(
+            input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size, dropout, cell, dtype
+        )
+        if dropout > 0.0 and num_layers == 1:
+            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", UserWarning, stacklevel=2)
+        self._rng: np.random.Generator | None = np.random.default_rng(seed)
+        layout = self._layout()
+        self._store = Store(layout, layout.initial(self._rng))
+
+    @classmethod
+    def _of(cls, arrays: Mapping[str, np.ndarray], **options: Any) -> LSTM:
+        """Make a layer of these weights, given all options but the seed; `numpy.random`, slow to import, can wait."""
+        lstm = cls.__new__(cls)
+        lstm._configure(**options)
+        lstm._rng = None
+        layout = lstm._layout()
+        lstm._store = Store(layout, {name: layout.check(name, arrays[name]) for name in layout.shapes})
+        return lstm
+
+    def _configure(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        bidirectional: bool,
+        proj_size: int,
+        dropout: float,
+        cell: CellSpec | None,
+        dtype: npt.DTypeLike,
+    ) -> None:
+        """Check the options, and set them."""
         self.input_size = _size("input_size", input_size, 0)
         self.hidden_size = _size("hidden_size", hidden_size, 1)
         self.num_layers = _size("num_layers", num_layers, 1)
@@ -124,8 +157,6 @@ class LSTM:
             raise TypeError(f"dropout: expected a float, got {dropout!r}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout: expected a probability from 0 to less than 1, got {dropout!r}")
-        if dropout > 0.0 and num_layers == 1:
-            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", UserWarning, stacklevel=2)
         if not isinstance(cell, CellSpec | None):
             raise TypeError(f"cell: expected a CellSpec, got {type(cell).__name__}")
         self.dtype = _float_dtype(dtype)
@@ -134,9 +165,6 @@ class LSTM:
         self.bidirectional = bidirectional
         self.dropout = float(dropout)
         self.cell = CellSpec() if cell is None else cell
-        self._rng = np.random.default_rng(seed)
-        layout = self._layout()
-        self._store = Store(layout, layout.initial(self._rng))
 
     def _layout(self) -> Layout:
         return Layout(
@@ -240,7 +268,11 @@ class LSTM:
             lengths = as_lengths(lengths)
         mask = None
         if self.dropout > 0.0:
-            mask = Dropout(self.dropout, self._rng if rng is None else rng, self.dtype).mask
+            if rng is None:
+                if self._rng is None:
+                    self._rng = np.random.default_rng()
+                rng = self._rng
+            mask = Dropout(self.dropout, rng, self.dtype).mask
         y, h, c, records, masks = snapshot.layers.forward_train(x, state, lengths, mask)
         return y, new_state((h, c)), LSTMTape._of(snapshot, records, masks)
 
@@ -469,12 +501,7 @@ class LSTM:
         from lstm_rs import _files
 
         options, arrays = _files.read(path)
-        dropout = options.pop("dropout")
-        lstm = cls(**options)
-        # Not an argument: with one layer it would warn, which it did when the layer was made first.
-        lstm.dropout = dropout
-        lstm.load_state_dict(arrays)
-        return lstm
+        return cls._of(arrays, **options)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Run step by step, the state being kept.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_rs._parameters import Layout
 from lstm_rs.cell import CellSpec
 from lstm_rs.functional import Weights
 from lstm_rs.layers import LSTM
@@ -77,10 +78,48 @@ def build(
             f"projection, got {(rows, output_size)}"
         )
     bias = any("b" in part for part in arrays)
-    lstm = LSTM(
-        first["w_ih"].shape[1],
-        hidden_size,
-        len(parts) // directions,
+    dtype = np.dtype(dtype)
+    input_size, num_layers = first["w_ih"].shape[1], len(parts) // directions
+    shapes = Layout(
+        cell,
+        dtype,
+        input_size=input_size,
+        hidden_size=hidden_size,
+        output_size=output_size,
+        num_layers=num_layers,
+        directions=directions,
+        bias=bias,
+        batch_first=batch_first,
+    ).shapes
+    weights: dict[str, np.ndarray] = {}
+    for k, (part, called) in enumerate(zip(arrays, names, strict=True)):
+        suffix = f"_l{k // directions}" + ("_reverse" if k % directions else "")
+        if bias and "b" not in part:
+            part["b"] = np.zeros(rows, dtype)
+        for field, array in part.items():
+            name = _FIELDS[field] + suffix
+            expected = shapes.get(name)
+            if array.shape != expected:
+                raise ValueError(
+                    f"{called.get(field, field)}: expected "
+                    f"{'none' if expected is None else f'shape {expected}'}, as the first layer has it, "
+                    f"got shape {array.shape}"
+                )
+            with np.errstate(over="ignore"):
+                weights[name] = array.astype(dtype, copy=False)
+            if not np.isfinite(weights[name]).all():
+                raise ValueError(
+                    f"{called.get(field, field)}: expected at most {np.finfo(dtype).max:.3g}, for {dtype}, "
+                    f"got {np.abs(array).max():.3g}"
+                )
+    missing = [name for name in shapes if name not in weights]
+    if missing:
+        raise ValueError(f"weights: missing {', '.join(missing)}, which the first layer's weights ask for")
+    return LSTM._of(
+        weights,
+        input_size=input_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
         bias=bias,
         batch_first=batch_first,
         bidirectional=directions == 2,
@@ -89,32 +128,6 @@ def build(
         cell=cell,
         dtype=dtype,
     )
-    state_dict: dict[str, np.ndarray] = {}
-    for k, (part, called) in enumerate(zip(arrays, names, strict=True)):
-        suffix = f"_l{k // directions}" + ("_reverse" if k % directions else "")
-        if bias and "b" not in part:
-            part["b"] = np.zeros(rows, lstm.dtype)
-        for field, array in part.items():
-            name = _FIELDS[field] + suffix
-            expected = lstm.weights[name].shape if name in lstm.weights else None
-            if array.shape != expected:
-                raise ValueError(
-                    f"{called.get(field, field)}: expected "
-                    f"{'none' if expected is None else f'shape {expected}'}, as the first layer has it, "
-                    f"got shape {array.shape}"
-                )
-            with np.errstate(over="ignore"):
-                state_dict[name] = array.astype(lstm.dtype, copy=False)
-            if not np.isfinite(state_dict[name]).all():
-                raise ValueError(
-                    f"{called.get(field, field)}: expected at most {np.finfo(lstm.dtype).max:.3g}, for {lstm.dtype}, "
-                    f"got {np.abs(array).max():.3g}"
-                )
-    missing = [name for name in lstm.weights if name not in state_dict]
-    if missing:
-        raise ValueError(f"weights: missing {', '.join(missing)}, which the first layer's weights ask for")
-    lstm.load_state_dict(state_dict)
-    return lstm
 
 
 def _finite(name: str, array: Any) -> np.ndarray:
