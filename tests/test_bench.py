@@ -79,6 +79,16 @@ def test_every_peer_answers_as_we_do(name, mode):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
+def test_what_is_ours_is_a_peer_only_where_it_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: True)
+    assert "lstm_rs.torch" not in peers() and {*peers()} == {"lstm_rs", *ALL} - {"lstm_rs.torch"}
+    assert [*peers(["torch", "lstm_rs.torch"])] == ["lstm_rs", "torch", "lstm_rs.torch"]
+    bench._print_head(MACHINE, ["lstm_rs"])
+    assert "numpy" in capsys.readouterr().out.split("not here", 1)[1].split("\n")[0]
+    bench._print_head(MACHINE, [*peers()])
+    assert "not here" not in capsys.readouterr().out
+
+
 def test_a_wrong_answer_stops_it(monkeypatch, capsys):
     def liar(case):
         return Call(lambda: None, lambda: (np.zeros((3, 2, 5), dtype=np.float32),))

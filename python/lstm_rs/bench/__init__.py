@@ -25,7 +25,7 @@ import lstm_rs
 from lstm_rs import config
 from lstm_rs.bench import machine as limits
 from lstm_rs.bench.machine import Machine, bound, measure, pinned
-from lstm_rs.bench.peers import ALL, MODES, Call, Case, environment, peers
+from lstm_rs.bench.peers import ALL, MODES, OWN, Call, Case, environment, peers
 from lstm_rs.bench.plot import draw
 from lstm_rs.bench.timing import in_turn
 
@@ -215,23 +215,28 @@ class _Bar:
 
 
 def _print_head(machine: Machine, names: list[str]) -> None:
-    missing = [name for name in ALL if name not in names]
+    missing = [name for name in ALL if name not in names and name not in OWN]
     print(f"{'beside':<18}{', '.join(f'{name} {_version(name)}' for name in names[1:]) or 'nothing'}")
     if missing:
         print(f"{'not here':<18}{', '.join(missing)}")
     print(f"{'peak':<18}" + ", ".join(f"{v / 1e9:.0f} GFLOP/s in {dtype}" for dtype, v in machine.peak.items()))
     print(f"{'read':<18}" + ", ".join(f"{level} {v / 1e9:.0f} GB/s" for level, v in machine.bandwidth.items()))
     print(f"\nmedian time of a call, {machine.threads} thread{'s' * (machine.threads > 1)}")
-    header = "".join(f"{name:>12}" for name in names)
+    header = "".join(f"{name:>{_width(name)}}" for name in names)
     print(f"{'T,N,I,H':<18}{'mode':<15}{header}{'GFLOP/s':>9}{'bound':>7}{'peak':>6}{'ratio':>7}")
 
 
 def _line(row: dict[str, Any], names: list[str]) -> str:
     times = {name: duration(timing[1]) for name, timing in row["microseconds"].items()}
     line = f"{','.join(map(str, row['shape'])):<18}{row['mode']:<15}"
-    line += "".join(f"{times.get(name, '-'):>12}" for name in names)
+    line += "".join(f"{times.get(name, '-'):>{_width(name)}}" for name in names)
     line += f"{row['gflops']:>9.1f}{row['of_bound']:>7.0%}{row['of_peak']:>6.0%}"
     return line + (f"{row['ratio']:>7.2f}" if row["ratio"] is not None else "")
+
+
+def _width(name: str) -> int:
+    """How wide a column with this name is."""
+    return max(12, len(name) + 2)
 
 
 def duration(microseconds: float) -> str:
@@ -289,6 +294,8 @@ def _record(machine: Machine, names: list[str], rows: list[dict[str, Any]]) -> d
 
 
 def _version(name: str) -> str:
+    if name in OWN:
+        return lstm_rs.__version__
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

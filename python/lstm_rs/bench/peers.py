@@ -162,9 +162,22 @@ def _numpy(case: Case) -> Call | None:
 def _torch(case: Case) -> Call:
     import torch
 
+    return _module(case, torch.nn.LSTM)
+
+
+def _lstm_rs_torch(case: Case) -> Call:
+    import lstm_rs.torch
+
+    return _module(case, lstm_rs.torch.LSTM)
+
+
+def _module(case: Case, kind: Any) -> Call:
+    """Make a call of PyTorch's module, or of one that is used as it is."""
+    import torch
+
     torch.set_num_threads(case.threads)
     layer, x, lengths = case.make()
-    module = torch.nn.LSTM(layer.input_size, layer.hidden_size, dtype=getattr(torch, case.dtype.name))
+    module = kind(layer.input_size, layer.hidden_size, dtype=getattr(torch, case.dtype.name))
     weights = {name: torch.from_numpy(array) for name, array in layer.state_dict().items()}
     bias = weights.pop("bias_l0")
     module.load_state_dict({**weights, "bias_ih_l0": bias, "bias_hh_l0": torch.zeros_like(bias)})
@@ -432,14 +445,19 @@ ALL: dict[str, tuple[tuple[str, ...], Make]] = {
     "keras": (("keras", "jax"), _keras),
     "tract": (("tract", "onnx"), _tract),
     "numpy": ((), _numpy),
+    "lstm_rs.torch": (("torch",), _lstm_rs_torch),
 }
 """Peers: what each needs to be installed, and how its call is made."""
 
+OWN = ("lstm_rs.torch",)
+"""Of these, what is ours: it is no peer unless it is named."""
+
 
 def peers(names: list[str] | None = None) -> dict[str, Make]:
-    """Those that are installed, or of these the named ones; lstm_rs first."""
+    """Those of others that are installed, or of all that are the named ones; lstm_rs first."""
     found: dict[str, Make] = {"lstm_rs": _lstm_rs}
     for name, (modules, make) in ALL.items():
-        if (names is None or name in names) and all(importlib.util.find_spec(module) for module in modules):
+        wanted = name not in OWN if names is None else name in names
+        if wanted and all(importlib.util.find_spec(module) for module in modules):
             found[name] = make
     return found
