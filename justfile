@@ -13,8 +13,8 @@ default:
 # all that any machine can check
 check: rust package lint stubtest pytest
 
-# check, with torch, and all that takes Linux
-ci: torch check wheel asm-check pythons numpy-1 asan tsan neon
+# check, beside the other libraries, and all that takes Linux
+ci: peers check wheel asm-check pythons numpy-1 asan tsan neon
 
 # ----------------------------------------------------------------------------------------------------------------- Rust
 
@@ -67,10 +67,15 @@ fix:
 
 # ---------------------------------------------------------------------------------------------------------------- Linux
 
-# PyTorch, which the tests compare with where it is installed
-torch:
-    {{ python }} -m pip install --quiet torch
-    {{ python }} -c "import torch; print('torch', torch.__version__)"
+# the libraries that the tests compare with where they are installed, and the models that the examples run
+peers:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    {{ python }} -m pip install --quiet ".[peers]"
+    # For the weights in them: what their code needs is not wanted.
+    {{ python }} -m pip install --quiet --no-deps silero-vad==6.2.3 textgenrnn==2.0.0
+    {{ python }} -m pip list 2>/dev/null | grep -iE '^(torch|onnx|onnxruntime|keras|h5py|flax|jax|safetensors|silero.vad|textgenrnn) '
+    [ -d /usr/share/sounds/alsa ] || echo "NOT RUN: silero-vad on a spoken recording: /usr/share/sounds/alsa (of alsa-utils) is not there"
 
 # the wheel as users get it, in dist/: its link-time optimisation is read off the compiler's line
 wheel:

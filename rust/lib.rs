@@ -41,3 +41,5 @@ mod python;
 mod reference;
 #[cfg(test)]
 mod testing;
+
+pub use threads::openmp;

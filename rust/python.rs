@@ -97,5 +97,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(settings::set_isa, module)?)?;
     module.add_function(wrap_pyfunction!(settings::get_num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(settings::set_num_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(settings::find_openmp, module)?)?;
+    module.add_function(wrap_pyfunction!(settings::swap_lent_threads, module)?)?;
     module.add_function(wrap_pyfunction!(settings::swap_own_threads, module)?)
 }

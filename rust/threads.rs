@@ -3,6 +3,7 @@
 //! A call is one region: the caller is worker 0, the others are threads of the team, made on first use and kept. Within
 //! it workers meet at barriers. A worker that waits spins, then yields, then (between regions) parks.
 //!
+//! * Threads that another library lends come first: see `openmp.rs`.
 //! * A team that is busy with another call is not waited for: the caller then works alone.
 //! * A team belongs to a process: a forked child makes its own.
 //! * A panic in one worker releases the others from their barrier and goes on in the caller; the team stays usable.
@@ -11,6 +12,7 @@
 
 mod affinity;
 mod fork;
+pub mod openmp;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -270,6 +272,7 @@ static TEAM: AtomicPtr<Team> = AtomicPtr::new(std::ptr::null_mut());
 
 extern "C" fn forget_team() {
     TEAM.store(std::ptr::null_mut(), Ordering::Relaxed);
+    openmp::forget();
 }
 
 /// This process' team; `None` where a child could not be told that it has none.
@@ -366,33 +369,39 @@ pub(crate) fn share_pair<H: Send>(mut hands: [&mut [H]; 2], job: impl Fn(usize, 
     if others == 0 {
         return alone(hands);
     }
-    let Some(members) = team().and_then(|team| team.members(others)) else {
-        return alone(hands);
-    };
-    let Some(members_asked) = members.get(..others) else {
-        return alone(hands);
-    };
     let starts = hands.each_mut().map(|hands| OneEach(hands.as_mut_ptr()));
     let job = |group: usize, worker: &Worker<'_>| {
         // SAFETY: a group has as many hands as workers, and each worker has an index of its own in it.
         let hand = unsafe { &mut *starts[group].at(worker.index) };
         job(group, worker, hand);
     };
-    let region = Region {
+    let mut region = Region {
         job: &job,
         counts,
         barriers: [Barrier::new(), Barrier::new()],
         running: Line(AtomicUsize::new(others)),
-        place: affinity::here().filter(|_| others < cores()),
+        place: None,
         panic: Mutex::new(None),
     };
-    for member in members_asked {
-        member.give(&region);
+    if let Some(lent) = openmp::lent(others + 1) {
+        if !lent.run(others + 1, &|index| region.work(index)) {
+            return alone(hands);
+        }
+    } else {
+        let Some(members) = team().and_then(|team| team.members(others)) else {
+            return alone(hands);
+        };
+        let Some(asked) = members.get(..others) else {
+            return alone(hands);
+        };
+        region.place = affinity::here().filter(|_| others < cores());
+        for member in asked {
+            member.give(&region);
+        }
+        region.work(0);
+        // `region` must not go before the others have left it: nothing between here and there can return or panic.
+        until(|| region.running.0.load(Ordering::Acquire) == 0, Duration::MAX, others + 1);
     }
-    region.work(0);
-    // `region` must not go before the others have left it: nothing between here and there can return or panic.
-    until(|| region.running.0.load(Ordering::Acquire) == 0, Duration::MAX, others + 1);
-    drop(members);
     if let Some(panic) = region.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
         resume_unwind(panic);
     }

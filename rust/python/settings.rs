@@ -10,6 +10,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::simd::InstructionSet;
+use crate::threads::openmp;
 
 /// Index into [`InstructionSet::ALL`] of the one in use.
 static CHOSEN: AtomicUsize = AtomicUsize::new(0);
@@ -88,6 +89,19 @@ pub(super) fn set_num_threads(n: usize) -> PyResult<()> {
 #[pyfunction]
 pub(super) fn swap_own_threads(n: usize) -> PyResult<usize> {
     Ok(OF_THIS_THREAD.replace(if n == 0 { 0 } else { checked(n)? }))
+}
+
+/// Finds the OpenMP that a loaded library uses, whose threads can be lent; says whether there is one.
+#[pyfunction]
+pub(super) fn find_openmp(library: &str) -> bool {
+    openmp::find(library)
+}
+
+/// Has the calls of this thread run on that OpenMP's threads, of which its owner has `n`, or with 0 on our own; gives what
+/// held before.
+#[pyfunction]
+pub(super) fn swap_lent_threads(n: usize) -> PyResult<usize> {
+    Ok(openmp::swap(if n == 0 { 0 } else { checked(n)? }))
 }
 
 /// As [`get_num_threads`], for those who find the library among those that are loaded: threadpoolctl does.

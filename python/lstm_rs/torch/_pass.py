@@ -6,8 +6,10 @@ between the passes, frees what was kept after the pass backward, and shows all o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -253,11 +255,24 @@ def _mask(plan: Plan, x: torch.Tensor) -> Any:
     return (lambda shape: plan.mask(shape, x.dtype)) if plan.dropout > 0.0 else None
 
 
+def _find_openmp() -> bool:
+    """Whether PyTorch's threads can be had: it has them of the OpenMP that its largest library is linked with."""
+    suffix = {"linux": "so", "darwin": "dylib"}.get(sys.platform)
+    library = Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"
+    return suffix is not None and _core.find_openmp(str(library))
+
+
+_OPENMP = _find_openmp()
+
+
 class _Threads:
-    """As many threads as PyTorch has: `lstm_rs.num_threads`, in a tenth of its time."""
+    """As many threads as PyTorch has, and those very ones: they spin after its calls, in the way of any others."""
 
     def __enter__(self) -> None:
-        self._before = _core.swap_own_threads(min(torch.get_num_threads(), _MOST_THREADS))
+        threads = min(torch.get_num_threads(), _MOST_THREADS)
+        self._before = _core.swap_own_threads(threads), _core.swap_lent_threads(threads if _OPENMP else 0)
 
     def __exit__(self, *_: object) -> None:
-        _core.swap_own_threads(self._before)
+        own, lent = self._before
+        _core.swap_own_threads(own)
+        _core.swap_lent_threads(lent)
