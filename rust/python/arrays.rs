@@ -15,7 +15,6 @@ use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use super::recycled::Pool;
 use super::weights::Either;
 use crate::dims::{Axes, Dims, LayerDims};
 use crate::layer::{self, Workspace};
@@ -27,8 +26,6 @@ pub(super) trait Number: simd::Element + numpy::Element + AddAssign {
     const NAME: &'static str;
     /// The memory that this thread's calls use one after the other.
     fn workspaces() -> &'static LocalKey<RefCell<[Workspace<Self>; 2]>>;
-    /// The memory of arrays that are gone.
-    fn pool() -> &'static Pool<Self>;
     fn either(memory: Aligned<Self>) -> Either<Aligned<f32>, Aligned<f64>>;
 }
 
@@ -41,10 +38,6 @@ macro_rules! number {
                     static WORKSPACES: RefCell<[Workspace<$type>; 2]> = RefCell::default();
                 }
                 &WORKSPACES
-            }
-            fn pool() -> &'static Pool<Self> {
-                static POOL: Pool<$type> = Pool::new(Vec::new());
-                &POOL
             }
             fn either(memory: Aligned<Self>) -> Either<Aligned<f32>, Aligned<f64>> {
                 Either::$variant(memory)

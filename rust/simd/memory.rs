@@ -106,9 +106,8 @@ impl<T: Element> Aligned<T> {
     }
 
     /// Bytes that it keeps for `len` numbers.
-    #[cfg(feature = "python")]
     pub(crate) fn bytes_for(len: usize) -> usize {
-        (len + Self::SPARE) * size_of::<T>()
+        len.saturating_add(Self::SPARE).saturating_mul(size_of::<T>())
     }
 }
 

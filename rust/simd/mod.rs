@@ -15,6 +15,7 @@
 #[cfg(all(test, target_arch = "x86_64"))]
 pub(crate) mod flags;
 pub(crate) mod memory;
+pub(crate) mod recycled;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -71,6 +72,9 @@ pub trait Element: Copy + Debug + Default + PartialEq + PartialOrd + Send + Sync
 
     /// `x`, rounded.
     fn of(x: f64) -> Self;
+    /// The memory of what is gone.
+    #[doc(hidden)]
+    fn pool() -> &'static recycled::Pool<Self>;
 
     /// Crosses into the features of `isa`, once a call, and runs `job` there.
     ///
@@ -87,6 +91,10 @@ impl Element for f32 {
     fn of(x: f64) -> Self {
         x as f32
     }
+    fn pool() -> &'static recycled::Pool<Self> {
+        static POOL: recycled::Pool<f32> = recycled::Pool::new();
+        &POOL
+    }
     instruction_sets!(define_dispatch);
 }
 
@@ -97,6 +105,10 @@ impl Element for f64 {
     #[inline(always)]
     fn of(x: f64) -> Self {
         x
+    }
+    fn pool() -> &'static recycled::Pool<Self> {
+        static POOL: recycled::Pool<f64> = recycled::Pool::new();
+        &POOL
     }
     instruction_sets!(define_dispatch);
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::MOST_VECTORS;
 use crate::error::Result;
-use crate::simd::memory::Aligned;
+use crate::simd::recycled::Recycled;
 use crate::simd::{Element, Lanes};
 
 /// A right operand, `depth` rows by `vectors` vectors of columns, padded with zeros.
@@ -12,7 +12,7 @@ use crate::simd::{Element, Lanes};
 /// Stored as blocks of `width` vectors, `[block][k][width][lanes]`; the last block may be narrower.
 #[derive(Debug)]
 pub(crate) struct Panel<T> {
-    numbers: Aligned<T>,
+    numbers: Recycled<T>,
     depth: usize,
     vectors: usize,
     pub(super) width: usize,
@@ -21,16 +21,16 @@ pub(crate) struct Panel<T> {
 
 impl<T> Default for Panel<T> {
     fn default() -> Self {
-        Self { numbers: Aligned::default(), depth: 0, vectors: 0, width: 1, lanes: 1 }
+        Self { numbers: Recycled::default(), depth: 0, vectors: 0, width: 1, lanes: 1 }
     }
 }
 
 impl<T: Element> Panel<T> {
-    /// Zeros, for blocks of `width` (1 to 4) vectors.
+    /// Room for blocks of `width` (1 to 4) vectors; the contents are to be filled in, padding and all.
     pub(crate) fn try_new(depth: usize, vectors: usize, width: usize, lanes: usize) -> Result<Self> {
         assert!((1..=MOST_VECTORS).contains(&width), "a tile is 1 to 4 vectors wide");
         let len = depth.saturating_mul(vectors).saturating_mul(lanes);
-        let numbers = Aligned::try_zeroed(len)?;
+        let numbers = Recycled::room(len)?;
         Ok(Self { numbers, depth, vectors, width, lanes })
     }
 
