@@ -141,3 +141,14 @@ def test_the_script_that_writes(writer, capsys, monkeypatch):
     first, *texts = run(module, capsys, monkeypatch, 0.5, 3)
     assert first == f"0.80 nats a character: {module.SENTENCE}"
     assert len(texts) == 5 and all(text.startswith("- ") for text in texts)
+
+
+# ----------------------------- torch_training
+
+
+def test_the_script_that_trains_twice(capsys, monkeypatch):
+    module = example("torch_training", ("torch", None))
+    monkeypatch.setattr(module, "SIZES", [(4, 2, 3, 5, 1)])
+    first, _, *table = run(module, capsys, monkeypatch, 1, 0.01)
+    assert float(first.rpartition("at most ")[2].split()[0]) < 1e-9
+    assert len(table) == 3 and table[2].startswith("| 4, 2, 3, 5, 1 |")

@@ -1,6 +1,8 @@
 //! Weights in the order in which the tile reads them, made once and used by many calls.
 
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ndarray::{ArrayView2, Axis};
 
@@ -11,6 +13,7 @@ use crate::error::Result;
 use crate::kernel::tile::Panel;
 use crate::simd::memory::{Aligned, Rows};
 use crate::simd::{Element, InstructionSet, Job, Lanes};
+use crate::threads::{share, worthwhile};
 
 /// Vectors in a block where the width is free: the tile's largest.
 pub(super) const WIDTH: usize = 4;
@@ -52,6 +55,11 @@ pub struct Backward<T> {
 impl<T: Element> Forward<T> {
     /// Packs the weights; the error says what is wrong with them.
     pub fn new(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>) -> Result<Self> {
+        Self::with_threads(isa, cell, weights, 1)
+    }
+
+    /// The same on up to so many threads.
+    pub fn with_threads(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>, threads: usize) -> Result<Self> {
         let dims = weights.dims(cell)?;
         let lanes = lanes::<T>(isa);
         let hidden = dims.hidden_size;
@@ -62,7 +70,7 @@ impl<T: Element> Forward<T> {
             isa,
             cell,
             dims,
-            w: gates.panel(&[("w_ih", weights.w_ih), ("w_hh", weights.w_hh)], dims.gates)?,
+            w: gates.panel(&[("w_ih", weights.w_ih), ("w_hh", weights.w_hh)], dims.gates, threads)?,
             b: match b {
                 Some(b) => gates.vectors("b", b)?,
                 None => Aligned::try_zeroed(gates.count() * lanes)?,
@@ -71,7 +79,7 @@ impl<T: Element> Forward<T> {
             w_hr: match weights.w_hr {
                 Some(w_hr) => {
                     let outputs = Interleave { lanes, groups: 1, group_rows: dims.output_size };
-                    Some(outputs.panel(&[("w_hr", w_hr)], WIDTH)?)
+                    Some(outputs.panel(&[("w_hr", w_hr)], WIDTH, threads)?)
                 }
                 None => None,
             },
@@ -93,6 +101,11 @@ impl<T: Element> Forward<T> {
 impl<T: Element> Backward<T> {
     /// Packs the weights; the error says what is wrong with them.
     pub fn new(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>) -> Result<Self> {
+        Self::with_threads(isa, cell, weights, 1)
+    }
+
+    /// The same on up to so many threads.
+    pub fn with_threads(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>, threads: usize) -> Result<Self> {
         let dims = weights.dims(cell)?;
         cell.check_gradient()?;
         let lanes = lanes::<T>(isa);
@@ -100,10 +113,10 @@ impl<T: Element> Backward<T> {
             isa,
             cell,
             dims,
-            w_ih: columns("w_ih", lanes, weights.w_ih)?,
-            w_hh: columns("w_hh", lanes, weights.w_hh)?,
+            w_ih: columns("w_ih", lanes, weights.w_ih, threads)?,
+            w_hh: columns("w_hh", lanes, weights.w_hh, threads)?,
             peephole: peepholes(lanes, cell, weights)?,
-            w_hr: weights.w_hr.map(|w_hr| columns("w_hr", lanes, w_hr)).transpose()?,
+            w_hr: weights.w_hr.map(|w_hr| columns("w_hr", lanes, w_hr, threads)).transpose()?,
             bias: weights.b.is_some(),
         })
     }
@@ -166,19 +179,23 @@ impl Interleave {
     }
 
     /// A panel whose depth is the columns of matrices side by side.
-    fn panel<T: Element>(&self, matrices: &[(&str, ArrayView2<'_, T>)], width: usize) -> Result<Panel<T>> {
-        let depth = matrices.iter().map(|(_, matrix)| matrix.ncols()).sum();
+    fn panel<T: Element>(
+        &self,
+        matrices: &[(&str, ArrayView2<'_, T>)],
+        width: usize,
+        threads: usize,
+    ) -> Result<Panel<T>> {
+        let matrices = matrices.iter().map(|(name, matrix)| Ok((matrix.ncols(), rows(name, *matrix)?)));
+        let matrices = matrices.collect::<Result<Vec<_>>>()?;
+        let depth = matrices.iter().map(|(columns, _)| columns).sum();
         let mut panel = Panel::try_new(depth, self.count(), width, self.lanes)?;
-        let mut column = 0;
-        for (name, matrix) in matrices {
-            let columns = matrix.ncols();
-            let matrix = rows(name, *matrix)?;
-            for (first, width, numbers) in panel.blocks_mut() {
-                let row = width * self.lanes;
-                self.fill(matrix, first, width, &mut numbers[column * row..][..columns * row]);
+        each_block(&mut panel, threads, |first, width, mut numbers| {
+            for (columns, matrix) in &matrices {
+                let (own, others) = numbers.split_at_mut(columns * width * self.lanes);
+                self.fill(*matrix, first, width, own);
+                numbers = others;
             }
-            column += columns;
-        }
+        });
         Ok(panel)
     }
 
@@ -253,19 +270,37 @@ fn transpose_from<T: Element>(
 /// The most numbers that a vector of any instruction set has.
 const MOST_LANES: usize = 16;
 
+/// Fills a panel block by block: of each the first vector, the width and the numbers. Large ones are shared out: each step
+/// of a training packs anew.
+fn each_block<T: Element>(panel: &mut Panel<T>, threads: usize, fill: impl Fn(usize, usize, &mut [T]) + Sync) {
+    // In caches half a nanosecond a number, measured.
+    let estimate = Duration::from_nanos((panel.bytes() / size_of::<T>() / 2) as u64);
+    let threads = worthwhile(threads, estimate).min(panel.blocks());
+    if threads <= 1 {
+        return panel.blocks_mut().for_each(|(first, width, numbers)| fill(first, width, numbers));
+    }
+    let blocks: Vec<_> = panel.blocks_mut().map(Mutex::new).collect();
+    share(&mut vec![(); threads], |worker, ()| {
+        for block in &blocks[worker.part(blocks.len())] {
+            let (first, width, numbers) = &mut *block.lock().unwrap_or_else(PoisonError::into_inner);
+            fill(*first, *width, numbers);
+        }
+    });
+}
+
 /// The columns of a matrix as columns of vectors; the depth is the matrix' rows.
-fn columns<T: Element>(name: &str, lanes: usize, matrix: ArrayView2<'_, T>) -> Result<Panel<T>> {
+fn columns<T: Element>(name: &str, lanes: usize, matrix: ArrayView2<'_, T>, threads: usize) -> Result<Panel<T>> {
     let (depth, columns) = matrix.dim();
     let matrix = rows(name, matrix)?;
     let mut panel = Panel::try_new(depth, columns.div_ceil(lanes), WIDTH, lanes)?;
-    for (first, width, numbers) in panel.blocks_mut() {
+    each_block(&mut panel, threads, |first, width, numbers| {
         let columns = first * lanes..columns.min((first + width) * lanes);
         for (k, places) in numbers.chunks_exact_mut(width * lanes).enumerate() {
             let (places, padding) = places.split_at_mut(columns.len());
             places.copy_from_slice(&matrix.row(0, k)[columns.clone()]);
             padding.fill(T::ZERO);
         }
-    }
+    });
     Ok(panel)
 }
 

@@ -11,7 +11,7 @@ use pyo3::types::{PyTuple, PyType};
 use super::arrays::{
     Array, LIKE_W_IH, Number, Wanted, as_array, borrow, borrow_option, dtype_name, flag, view, wrong_dtype,
 };
-use super::settings::chosen;
+use super::settings::{chosen, num_threads};
 use crate::cell::{Activation, CellSpec};
 use crate::dims::LayerDims;
 use crate::error::Result;
@@ -176,13 +176,13 @@ macro_rules! packed_weights {
                 w_hr: Option<&Bound<'_, PyAny>>,
             ) -> PyResult<Self> {
                 let objects = (w_ih, w_hh, b, peephole, w_hr);
-                let isa = chosen();
+                let (isa, threads) = (chosen(), num_threads());
                 Ok(Self(if decides(w_ih)? {
                     let weights = Weights::<f32>::borrow(objects)?;
-                    Either::F32(Arc::new(weights.with(cell, |weights| layer::$name::new(isa, cell, weights))?))
+                    Either::F32(Arc::new(weights.with(cell, |weights| layer::$name::with_threads(isa, cell, weights, threads))?))
                 } else {
                     let weights = Weights::<f64>::borrow(objects)?;
-                    Either::F64(Arc::new(weights.with(cell, |weights| layer::$name::new(isa, cell, weights))?))
+                    Either::F64(Arc::new(weights.with(cell, |weights| layer::$name::with_threads(isa, cell, weights, threads))?))
                 }))
             }
         }

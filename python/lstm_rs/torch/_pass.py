@@ -152,8 +152,8 @@ class Pass(torch.autograd.Function):  # type: ignore[misc]
     def forward(ctx: Any, plan: Plan, x: Any, h: Any, c: Any, *weights: Any) -> tuple[torch.Tensor, ...]:
         """Run forward, and keep what the pass backward reads."""
         ctx.set_materialize_grads(False)
-        layers = _core.Layers(plan.forward(list(map(to_host, weights))), plan.directions, plan.batch_first)
         with _Threads():
+            layers = _core.Layers(plan.forward(list(map(to_host, weights))), plan.directions, plan.batch_first)
             y, h_n, c_n, recorded, masks = layers.forward_train(*_arguments(plan, x, h, c), _mask(plan, x))
         y, h_n, c_n = to_device(plan.pack(y), x), to_device(h_n, x), to_device(c_n, x)
         records, ways = list(map(_Record._make, recorded)), plan.directions
@@ -207,7 +207,7 @@ def _backward(plan: Plan, parts: int, saved: Any, gradients: Any, need_dx: bool)
 
     x, h, c, y = take(4)
     x, y = plan.pad(x), plan.pad(y)
-    packed = [_core.Backward(plan.cell, *part) for part in plan.parts(take(parts * len(plan.fields)))]
+    weights = take(parts * len(plan.fields))
     gates, cells = take(parts), take(parts)
     outputs = [*take(parts - ways), *_sides(y, ways)]
     inputs = [x, *take(parts // ways - 1)]
@@ -234,6 +234,7 @@ def _backward(plan: Plan, parts: int, saved: Any, gradients: Any, need_dx: bool)
             np.zeros((*lead, cells[-1].shape[-1]), y.dtype) if dc is None else dc,
         )
     with _Threads():
+        packed = [_core.Backward(plan.cell, *part) for part in plan.parts(weights)]
         dx, of_weights, dh_0, dc_0 = _core.backward_layers(packed, records, masks, dy, dstate, need_dx)
     return chain((plan.pack(dx), dh_0, dc_0), plan.of_weights(of_weights))
 
