@@ -216,7 +216,7 @@ def test_calls_do_not_leak():
     work(100)
     assert sys.getrefcount(dtype) - references < 50, "every array made must give its dtype's reference back"
     assert resident() - memory < 20e6, "100 MB would be one leaked result a call"
-    # The bound can fail: what is kept shows, being more than the 256 MB that other tests may have left to be used again.
+    # The bound can fail: what is kept shows, and is more than the 256 MB that other tests may have left to be used.
     kept = [call.run() for _ in range(400)]
     assert resident() - memory > 20e6 and len(kept) == 400
 
