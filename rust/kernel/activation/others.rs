@@ -155,11 +155,10 @@ fn log_one_plus<S: Lanes<T>, T: Element>(simd: S, u: S::V) -> S::V {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{samples, ulps};
+    use super::super::tests::{samples, ulps, values_or_slopes as apply};
     use crate::cell::Activation;
-    use crate::kernel::activation;
     use crate::reference::squash;
-    use crate::simd::{Element, InstructionSet, Job, Lanes};
+    use crate::simd::InstructionSet;
     use crate::testing::{Real, on_every_isa};
 
     on_every_isa! {
@@ -182,39 +181,6 @@ mod tests {
         Activation::Softsign,
         Activation::Softplus,
     ];
-
-    /// An activation of all of `x`, or its slopes where it has these values.
-    struct Apply<'a, T> {
-        activation: Activation,
-        slope: bool,
-        x: &'a mut Vec<T>,
-    }
-
-    impl<T: Element> Job<T> for Apply<'_, T> {
-        type Output = ();
-
-        #[inline(always)]
-        fn run<S: Lanes<T>>(self, simd: S) {
-            let count = self.x.len();
-            self.x.resize(count.next_multiple_of(S::LANES), T::ZERO);
-            for place in simd.vectors_mut(self.x) {
-                let x = simd.load(place);
-                let value = if self.slope {
-                    activation::slope::<S, T>(simd, self.activation, x)
-                } else {
-                    activation::activate::<S, T>(simd, self.activation, x)
-                };
-                simd.store(value, place);
-            }
-            self.x.truncate(count);
-        }
-    }
-
-    fn apply<T: Element>(isa: InstructionSet, activation: Activation, slope: bool, x: &[T]) -> Vec<T> {
-        let mut values = x.to_vec();
-        T::dispatch(isa, Apply { activation, slope, x: &mut values });
-        values
-    }
 
     /// The largest distance, in units in the last place, from a truth in double precision. What is not normal in `T` counts
     /// only where it is off by more than the smallest normal number.

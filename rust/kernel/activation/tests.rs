@@ -16,17 +16,12 @@ on_every_isa! {
     double_precision_is_within_4_ulp,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Function {
-    Sigmoid,
-    Tanh,
-}
+const BOTH: [Activation; 2] = [Activation::Sigmoid, Activation::Tanh];
 
-const BOTH: [Function; 2] = [Function::Sigmoid, Function::Tanh];
-
-/// The function of all of `x`, in place.
+/// An activation of all of `x`, in place; or its slopes where it has these values.
 struct Apply<'a, T> {
-    function: Function,
+    activation: Activation,
+    slope: bool,
     x: &'a mut Vec<T>,
 }
 
@@ -39,9 +34,9 @@ impl<T: Element> Job<T> for Apply<'_, T> {
         self.x.resize(count.next_multiple_of(S::LANES), T::ZERO);
         for place in simd.vectors_mut(self.x) {
             let x = simd.load(place);
-            let value = match self.function {
-                Function::Sigmoid => sigmoid::<S, T>(simd, x),
-                Function::Tanh => tanh::<S, T>(simd, x),
+            let value = match self.slope {
+                true => slope::<S, T>(simd, self.activation, x),
+                false => activate::<S, T>(simd, self.activation, x),
             };
             simd.store(value, place);
         }
@@ -49,14 +44,23 @@ impl<T: Element> Job<T> for Apply<'_, T> {
     }
 }
 
-fn apply<T: Element>(isa: InstructionSet, function: Function, x: &[T]) -> Vec<T> {
+fn apply<T: Element>(isa: InstructionSet, activation: Activation, x: &[T]) -> Vec<T> {
+    values_or_slopes(isa, activation, false, x)
+}
+
+pub(super) fn values_or_slopes<T: Element>(
+    isa: InstructionSet,
+    activation: Activation,
+    slope: bool,
+    x: &[T],
+) -> Vec<T> {
     let mut values = x.to_vec();
-    T::dispatch(isa, Apply { function, x: &mut values });
+    T::dispatch(isa, Apply { activation, slope, x: &mut values });
     values
 }
 
 fn special_values_are_exact(isa: InstructionSet) {
-    fn check<T: Real>(isa: InstructionSet, function: Function, exact: &[(f64, f64)]) {
+    fn check<T: Real>(isa: InstructionSet, function: Activation, exact: &[(f64, f64)]) {
         for &(x, expected) in exact {
             let got = apply(isa, function, &[T::of(x)])[0];
             assert_eq!(got.bits(), T::of(expected).bits(), "{function:?}({x}) on {}: {got:?}", isa.name());
@@ -64,19 +68,19 @@ fn special_values_are_exact(isa: InstructionSet) {
     }
     const INF: f64 = f64::INFINITY;
     let sigmoids = [(0.0, 0.5), (-0.0, 0.5), (INF, 1.0), (-INF, 0.0), (f64::NAN, f64::NAN), (-f64::NAN, f64::NAN)];
-    check::<f32>(isa, Function::Sigmoid, &sigmoids);
-    check::<f64>(isa, Function::Sigmoid, &sigmoids);
+    check::<f32>(isa, Activation::Sigmoid, &sigmoids);
+    check::<f64>(isa, Activation::Sigmoid, &sigmoids);
     let tanhs = [(0.0, 0.0), (-0.0, 0.0), (INF, 1.0), (-INF, -1.0), (f64::NAN, f64::NAN), (-f64::NAN, f64::NAN)];
-    check::<f32>(isa, Function::Tanh, &tanhs);
-    check::<f64>(isa, Function::Tanh, &tanhs);
+    check::<f32>(isa, Activation::Tanh, &tanhs);
+    check::<f64>(isa, Activation::Tanh, &tanhs);
     // The smallest numbers are their own tanh, and those that are not normal are 1/2 to the sigmoid.
     for x in [f64::from(f32::MIN_POSITIVE), f64::from(f32::from_bits(1)), -1e-40] {
-        check::<f32>(isa, Function::Tanh, &[(x, x)]);
-        check::<f32>(isa, Function::Sigmoid, &[(x, 0.5)]);
+        check::<f32>(isa, Activation::Tanh, &[(x, x)]);
+        check::<f32>(isa, Activation::Sigmoid, &[(x, 0.5)]);
     }
     for x in [f64::MIN_POSITIVE, f64::from_bits(1), -1e-310] {
-        check::<f64>(isa, Function::Tanh, &[(x, x)]);
-        check::<f64>(isa, Function::Sigmoid, &[(x, 0.5)]);
+        check::<f64>(isa, Activation::Tanh, &[(x, x)]);
+        check::<f64>(isa, Activation::Sigmoid, &[(x, 0.5)]);
     }
 }
 
@@ -85,10 +89,10 @@ fn beyond_the_limits_nothing_changes(isa: InstructionSet) {
     fn check<T: Real>(isa: InstructionSet, up: fn(T) -> T, down: fn(T) -> T) {
         let far = [f64::from(f32::MAX), f64::INFINITY];
         for (function, limit, end) in [
-            (Function::Sigmoid, T::SIGMOID_LOW, 0.0),
-            (Function::Sigmoid, T::SIGMOID_HIGH, 1.0),
-            (Function::Tanh, T::TANH_LOW, -1.0),
-            (Function::Tanh, T::TANH_HIGH, 1.0),
+            (Activation::Sigmoid, T::SIGMOID_LOW, 0.0),
+            (Activation::Sigmoid, T::SIGMOID_HIGH, 1.0),
+            (Activation::Tanh, T::TANH_LOW, -1.0),
+            (Activation::Tanh, T::TANH_HIGH, 1.0),
         ] {
             let (outwards, inwards) = if limit > T::ZERO { (up, down) } else { (down, up) };
             let beyond = [limit, outwards(limit), T::of(limit.wide() * 1.5)];
@@ -174,10 +178,11 @@ impl Worst {
 /// a unit in the last place of single precision.
 ///
 /// Gives the distance where the value is normal; elsewhere it panics where the distance is more than 2^-126.
-fn distance_f32(function: Function, x: f32, got: f32, e: f64, th: f64) -> f64 {
+fn distance_f32(function: Activation, x: f32, got: f32, e: f64, th: f64) -> f64 {
     let truth = match function {
-        Function::Sigmoid => (if x >= 0.0 { 1.0 } else { e }) / (1.0 + e),
-        Function::Tanh => th.copysign(f64::from(x)),
+        Activation::Sigmoid => (if x >= 0.0 { 1.0 } else { e }) / (1.0 + e),
+        Activation::Tanh => th.copysign(f64::from(x)),
+        other => unreachable!("{other:?} is looked at in others.rs"),
     };
     let got = f64::from(got);
     if truth.abs() >= f64::from(f32::MIN_POSITIVE) {
@@ -203,13 +208,14 @@ fn single_precision_is_within_3_ulp(isa: InstructionSet) {
 }
 
 /// Double precision against double-double arithmetic, right to about 100 bits.
-fn distance_f64(function: Function, x: f64, got: f64) -> f64 {
+fn distance_f64(function: Activation, x: f64, got: f64) -> f64 {
     // Far out, where sigmoid(x) is e^x to more than 400 bits, both are scaled up: away from the subnormals.
     const SHIFT: i32 = 512;
     let (truth, scale) = match function {
-        Function::Sigmoid if x < -300.0 => (DoubleDouble::exp(x.max(-1000.0), SHIFT), 2f64.powi(SHIFT)),
-        Function::Sigmoid => (DoubleDouble::sigmoid(x), 1.0),
-        Function::Tanh => (DoubleDouble::tanh(x), 1.0),
+        Activation::Sigmoid if x < -300.0 => (DoubleDouble::exp(x.max(-1000.0), SHIFT), 2f64.powi(SHIFT)),
+        Activation::Sigmoid => (DoubleDouble::sigmoid(x), 1.0),
+        Activation::Tanh => (DoubleDouble::tanh(x), 1.0),
+        other => unreachable!("{other:?} is looked at in others.rs"),
     };
     let (got, least) = (got * scale, f64::MIN_POSITIVE * scale);
     if truth.hi.abs() >= least {
@@ -219,7 +225,7 @@ fn distance_f64(function: Function, x: f64, got: f64) -> f64 {
     0.0
 }
 
-fn worst_f64(isa: InstructionSet, function: Function, seed: u64, count: usize) -> Worst {
+fn worst_f64(isa: InstructionSet, function: Activation, seed: u64, count: usize) -> Worst {
     let x: Vec<f64> = samples(seed, count).into_iter().filter(|x: &f64| !x.is_nan()).collect();
     let mut worst = Worst::NONE;
     for (&x, got) in x.iter().zip(apply(isa, function, &x)) {
