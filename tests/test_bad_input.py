@@ -303,9 +303,14 @@ def test_a_cell_is_a_cell_spec():
     ("part", "value", "error"),
     [
         ("peephole", "yes", TypeError),
-        ("input_activation", "relu", ValueError),
+        ("input_activation", "relu6", ValueError),
+        ("input_activation", "affine", ValueError),
+        ("input_activation", ("elu", 1.0, 2.0), ValueError),
         ("output_activation", 3, TypeError),
-        ("gate_activation", "hard_sigmoid", ValueError),
+        ("gate_activation", (), TypeError),
+        ("gate_clip", "x", TypeError),
+        ("gate_clip", -1.0, ValueError),
+        ("cell_clip", float("nan"), ValueError),
         ("input_gate", False, ValueError),
     ],
 )

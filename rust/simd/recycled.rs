@@ -67,7 +67,7 @@ fn take<T: Element>(len: usize) -> Option<Aligned<T>> {
         Err(TryLockError::Poisoned(free)) => free.into_inner(),
         Err(TryLockError::WouldBlock) => return None,
     };
-    let fits = |memory: &Aligned<T>| (bytes..2 * bytes).contains(&memory.bytes());
+    let fits = |memory: &Aligned<T>| (bytes..bytes.saturating_mul(2)).contains(&memory.bytes());
     let place = free.iter().rposition(fits)?;
     Some(free.remove(place))
 }
