@@ -17,12 +17,13 @@ SOUNDS = Path("/usr/share/sounds/alsa")
 def example(name, *packages):
     """The script as a module; the test skips, by name, where a package that it needs is not installed."""
     for package, version in packages:
+        wanted = package if version is None else f"{package}=={version}"
         try:
             found = metadata.version(package)
         except metadata.PackageNotFoundError:
-            pytest.skip(f"{package}=={version} is not installed")
+            pytest.skip(f"{wanted} is not installed")
         if version not in (None, found):
-            pytest.skip(f"{package}=={version} is not installed, but {found}")
+            pytest.skip(f"{wanted} is not installed, but {found}")
     # By its path: the scripts are named as the packages are.
     spec = spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     module = module_from_spec(spec)
