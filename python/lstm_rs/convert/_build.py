@@ -52,7 +52,7 @@ def build(
     cell = CellSpec() if cell is None else cell
     arrays = [
         {
-            field: _finite(called.get(field, field), array)
+            field: finite(called.get(field, field), array)
             for field, array in zip(Weights._fields, part, strict=True)
             if array is not None
         }
@@ -130,7 +130,7 @@ def build(
     )
 
 
-def _finite(name: str, array: Any) -> np.ndarray:
+def finite(name: str, array: Any) -> np.ndarray:
     """The array in this machine's byte order, if all of it are numbers of float32 or float64."""
     given = np.asarray(array)
     if given.dtype.kind != "f" or given.dtype.itemsize not in (4, 8):

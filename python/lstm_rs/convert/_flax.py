@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_rs.cell import CellSpec
-from lstm_rs.convert._build import _finite, build
+from lstm_rs.convert._build import build, finite
 from lstm_rs.functional import Weights
 from lstm_rs.layers import LSTM
 
@@ -160,7 +160,7 @@ def _arrays(found: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
     if missing or unexpected:
         lists = (("missing", missing), ("no weights of an LSTM, which would be dropped", unexpected))
         raise KeyError("params: " + "; ".join(f"{what}: {', '.join(names)}" for what, names in lists if names))
-    return {name: _finite(where + name, given[name]) for name in expected}
+    return {name: finite(where + name, given[name]) for name in expected}
 
 
 def _part(arrays: Mapping[str, np.ndarray], where: str) -> tuple[Weights, dict[str, str]]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from lstm_rs._optional import need
 from lstm_rs.cell import CellSpec
-from lstm_rs.convert._build import _finite, build
+from lstm_rs.convert._build import build, finite
 from lstm_rs.convert._keras_config import describe, keras_activation, major_version
 from lstm_rs.functional import Weights
 from lstm_rs.layers import LSTM
@@ -185,7 +185,7 @@ def assemble(
 ) -> LSTM:
     """Make a layer of the two or three arrays of each direction, which go by a prefix and their name."""
     names = [[prefix + name for name in _ARRAYS[: len(group)]] for group, prefix in zip(groups, prefixes, strict=True)]
-    arrays = [[_finite(*pair) for pair in zip(called, group, strict=True)]
+    arrays = [[finite(*pair) for pair in zip(called, group, strict=True)]
               for called, group in zip(names, groups, strict=True)]  # fmt: skip
     if dtype is None:
         dtype = np.result_type(*(array.dtype for group in arrays for array in group))

@@ -85,9 +85,7 @@ def describe(kind: str, config: Mapping[str, Any], *, major: int, name: str) -> 
     # CuDNNLSTM has no choice.
     activation = _activation(config.get("activation", "tanh"), major, f"{name}: activation")
     gates = _activation(config.get("recurrent_activation", "sigmoid"), major, f"{name}: recurrent_activation")
-    cell = CellSpec(
-        **{"input_activation": activation, "output_activation": activation, "gate_activation": gates}  # type: ignore[arg-type]
-    )
+    cell = CellSpec(input_activation=activation, output_activation=activation, gate_activation=gates)
     # `time_major` went with Keras 2.
     return Described(cell, directions=1, batch_first=not config.get("time_major", False))
 

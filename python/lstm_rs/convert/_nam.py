@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lstm_rs.convert._build import _finite, build
+from lstm_rs.convert._build import build, finite
 from lstm_rs.functional import State, Weights
 from lstm_rs.layers import LSTM
 
@@ -187,7 +187,7 @@ def _numbers(name: str, weights: Any, expected: int, dtype: npt.DTypeLike) -> np
     if numbers.ndim != 1:
         raise ValueError(f"{name}: expected one list of weights, got shape {numbers.shape}")
     with np.errstate(over="ignore"):
-        return _finite(f"{name}: weights", numbers.astype(dtype))
+        return finite(f"{name}: weights", numbers.astype(dtype))
 
 
 def _sample_rate(name: str, value: Any) -> float | None:

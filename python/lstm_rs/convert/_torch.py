@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lstm_rs._optional import need
 from lstm_rs.cell import CellSpec
-from lstm_rs.convert._build import _finite, build
+from lstm_rs.convert._build import build, finite
 from lstm_rs.functional import Weights
 from lstm_rs.layers import LSTM
 
@@ -310,7 +310,7 @@ def _array(name: str, value: Any) -> np.ndarray:
         if kind not in ("float32", "float64"):
             raise TypeError(f"{name}: expected float32 or float64, got {kind}; cast it with .float()")
         value = value.detach().cpu().numpy()
-    return _finite(name, value)
+    return finite(name, value)
 
 
 def _check_gates(prefix: str, arrays: Mapping[str, np.ndarray], cell: CellSpec) -> None:
@@ -338,6 +338,6 @@ def _part(prefix: str, arrays: Mapping[str, np.ndarray], suffix: str) -> tuple[W
             raise ValueError(f"{prefix}bias_hh{suffix}: expected shape {first.shape}, as bias_ih, got {second.shape}")
         bias = first.astype(np.float64) + second.astype(np.float64)
         called["b"] = f"{prefix}bias_ih{suffix} + bias_hh{suffix}"
-    w_ih, w_hh, w_hr = (arrays.get(names[field]) for field in ("w_ih", "w_hh", "w_hr"))
     called["peephole"] = f"{prefix}peephole{suffix}"
-    return Weights(w_ih, w_hh, bias, arrays.get("peephole" + suffix), w_hr), called  # type: ignore[arg-type]
+    w_ih, w_hh = arrays[names["w_ih"]], arrays[names["w_hh"]]
+    return Weights(w_ih, w_hh, bias, arrays.get("peephole" + suffix), arrays.get(names["w_hr"])), called
