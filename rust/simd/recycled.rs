@@ -2,7 +2,7 @@
 //!
 //! A step of training drops its tape, its gradients and its packed weights, and makes others. From the system they would
 //! get pages that have to be cleared first: at 1,024 units and a batch of 128, with another library at work between the
-//! steps, a sixteenth of the time, measured; and to pack the weights of 256 units took 0.78 ms instead of 0.19. What is
+//! steps, a sixteenth of the time, measured; and to pack the weights of 256 units took 0.78 ms instead of 0.56. What is
 //! kept suffices for such a step.
 
 use std::ops::{Deref, DerefMut};

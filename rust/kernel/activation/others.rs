@@ -25,6 +25,7 @@ pub(super) fn through_memory<S: Lanes<T>, T: Element>(
     activation: Activation,
     x: S::V,
 ) -> S::V {
+    // As many as the longest vector has: the first of them.
     let mut place = simd.vectors(&[T::ZERO; 16])[0];
     simd.store(x, &mut place);
     f(simd, activation, &mut place);
@@ -55,7 +56,7 @@ fn all<S: Lanes<T>, T: Element>(simd: S, parameter: f64) -> S::V {
     simd.splat(T::of(parameter))
 }
 
-/// Between 0 and `high`; NaN stays NaN.
+/// `x`, or 0 where it is below; NaN stays NaN.
 #[inline(always)]
 fn positive<S: Lanes<T>, T: Element>(simd: S, x: S::V) -> S::V {
     simd.max(simd.splat(T::ZERO), x)

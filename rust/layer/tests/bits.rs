@@ -12,7 +12,7 @@ use crate::caches::second_level;
 use crate::cell::CellSpec;
 use crate::cell::tests::{all, every};
 use crate::layer::share::{FORCED, Split, WINDOW};
-use crate::layer::{Control, Forward};
+use crate::layer::{Backward, Control, Forward};
 use crate::simd::InstructionSet;
 use crate::testing::{Real, Rng, on_every_isa};
 
@@ -26,6 +26,7 @@ on_every_isa! {
     padding_changes_nothing,
     what_is_absent_is_zeros,
     threads_change_nothing,
+    threads_pack_what_one_packs,
     windows_change_nothing,
 }
 
@@ -327,4 +328,24 @@ fn what_is_absent_is_zeros(isa: InstructionSet) {
     for case in cases(17, 1) {
         for_both_types!(check(isa, &case));
     }
+}
+
+/// Weights of so many numbers that packing them is shared out, in blocks of units of which the last is not whole.
+fn threads_pack_what_one_packs(isa: InstructionSet) {
+    fn check<T: Real>(isa: InstructionSet) {
+        let _turn = crate::threads::tests::turn();
+        let case = Case { projection: Some(211), ..Case::new(CellSpec::GERS_1999, [3, 2, 45, 301]) };
+        let data = Data::<T>::new(&case);
+        let packed = |threads| {
+            let mut forward = Forward::with_threads(isa, case.cell, &data.weights(), threads).unwrap();
+            let mut backward = Backward::with_threads(isa, case.cell, &data.weights(), threads).unwrap();
+            let panels = [Some(&mut forward.w), forward.w_hr.as_mut()].into_iter();
+            let panels = panels.chain([Some(&mut backward.w_ih), Some(&mut backward.w_hh), backward.w_hr.as_mut()]);
+            let numbers = panels.flatten().flat_map(|panel| panel.blocks_mut().flat_map(|(_, _, numbers)| numbers));
+            numbers.map(|number| number.bits()).collect::<Vec<_>>()
+        };
+        assert!(packed(1) == packed(3), "{}", isa.name());
+    }
+    check::<f32>(isa);
+    check::<f64>(isa);
 }
