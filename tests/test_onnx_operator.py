@@ -21,10 +21,12 @@ ACTIVATIONS = {
     "HardSigmoid": (lambda x, a, b: np.clip(a * x + b, 0, 1), 2),
     "Elu": (lambda x, a, b: np.where(x >= 0, x, a * (np.exp(x) - 1)), 1),
     "Softsign": (lambda x, a, b: x / (1 + np.abs(x)), 0),
-    "Softplus": (lambda x, a, b: np.log(1 + np.exp(x)), 0),
+    "Softplus": (lambda x, a, b: np.logaddexp(0, x), 0),
 }
 
 
+# 1 / (1 + exp(800)) is 0, by way of an infinity.
+@np.errstate(over="ignore")
 def plain(inputs, attributes):
     """The operator in float64 and in ONNX's own order of gates, one sequence and one step after the other."""
     X, W, R, B, lengths, h0, c0, P = (
