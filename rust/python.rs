@@ -8,6 +8,7 @@
 
 mod arrays;
 mod layers;
+mod linear;
 mod machine;
 mod passes;
 mod recycled;
@@ -90,6 +91,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(passes::forward, module)?)?;
     module.add_function(wrap_pyfunction!(passes::backward, module)?)?;
     module.add_function(wrap_pyfunction!(layers::backward_layers, module)?)?;
+    module.add_function(wrap_pyfunction!(linear::linear, module)?)?;
+    module.add_function(wrap_pyfunction!(linear::linear_backward, module)?)?;
     module.add_function(wrap_pyfunction!(machine::fma_peak, module)?)?;
     module.add_function(wrap_pyfunction!(machine::read_bandwidth, module)?)?;
     module.add_function(wrap_pyfunction!(settings::available_isas, module)?)?;

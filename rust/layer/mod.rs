@@ -30,6 +30,8 @@ mod backward;
 mod deferred;
 #[allow(unsafe_code, reason = "threads write parts of one array")]
 mod forward;
+#[allow(unsafe_code, reason = "threads write parts of one array")]
+mod linear;
 mod outer;
 mod pack;
 mod schedule;
@@ -38,6 +40,7 @@ mod stream;
 
 pub use backward::BackwardCall;
 pub use forward::ForwardCall;
+pub use linear::{Linear, LinearGradients};
 pub use pack::{Backward, Forward};
 pub use share::Workspace;
 pub use stream::Stream;

@@ -166,10 +166,10 @@ fn peepholes<T: Element>(lanes: usize, cell: CellSpec, weights: &Weights<'_, T>)
 
 /// The rows of a matrix as columns of vectors: vector `v` holds the units of block `v / groups` of group `v % groups`.
 #[derive(Clone, Copy)]
-struct Interleave {
-    lanes: usize,
-    groups: usize,
-    group_rows: usize,
+pub(super) struct Interleave {
+    pub(super) lanes: usize,
+    pub(super) groups: usize,
+    pub(super) group_rows: usize,
 }
 
 impl Interleave {
@@ -179,7 +179,7 @@ impl Interleave {
     }
 
     /// A panel whose depth is the columns of matrices side by side.
-    fn panel<T: Element>(
+    pub(super) fn panel<T: Element>(
         &self,
         matrices: &[(&str, ArrayView2<'_, T>)],
         width: usize,
@@ -200,7 +200,7 @@ impl Interleave {
     }
 
     /// The only column of a matrix, as vectors.
-    fn vectors<T: Element>(&self, name: &str, column: ArrayView2<'_, T>) -> Result<Aligned<T>> {
+    pub(super) fn vectors<T: Element>(&self, name: &str, column: ArrayView2<'_, T>) -> Result<Aligned<T>> {
         let mut vectors = Aligned::try_zeroed(self.count() * self.lanes)?;
         self.fill(rows(name, column)?, 0, self.count(), &mut vectors);
         Ok(vectors)
@@ -289,7 +289,12 @@ fn each_block<T: Element>(panel: &mut Panel<T>, threads: usize, fill: impl Fn(us
 }
 
 /// The columns of a matrix as columns of vectors; the depth is the matrix' rows.
-fn columns<T: Element>(name: &str, lanes: usize, matrix: ArrayView2<'_, T>, threads: usize) -> Result<Panel<T>> {
+pub(super) fn columns<T: Element>(
+    name: &str,
+    lanes: usize,
+    matrix: ArrayView2<'_, T>,
+    threads: usize,
+) -> Result<Panel<T>> {
     let (depth, columns) = matrix.dim();
     let matrix = rows(name, matrix)?;
     let mut panel = Panel::try_new(depth, columns.div_ceil(lanes), WIDTH, lanes)?;

@@ -9,6 +9,7 @@ mod digest;
 mod directions;
 mod edges;
 mod errors;
+mod linear;
 mod memory;
 #[cfg(target_arch = "x86_64")]
 mod silence;

@@ -137,16 +137,16 @@ impl<'py, T: Number> Weights<'py, T> {
 }
 
 /// The dtype that the weights decide on.
-pub(super) fn decides<'py>(w_ih: &Bound<'py, PyAny>) -> PyResult<bool> {
-    if w_ih.is_none() {
-        return Err(PyTypeError::new_err("w_ih: expected an array of float32 or float64, got None"));
+pub(super) fn decides<'py>(name: &str, weight: &Bound<'py, PyAny>) -> PyResult<bool> {
+    if weight.is_none() {
+        return Err(PyTypeError::new_err(format!("{name}: expected an array of float32 or float64, got None")));
     }
-    let array = as_array("w_ih", w_ih)?;
+    let array = as_array(name, weight)?;
     let dtype = array.getattr("dtype")?;
     match dtype_name(&dtype)?.as_str() {
         "float32" => Ok(true),
         "float64" => Ok(false),
-        _ => Err(wrong_dtype("w_ih", w_ih, &dtype, "float32", " or float64")),
+        _ => Err(wrong_dtype(name, weight, &dtype, "float32", " or float64")),
     }
 }
 
@@ -177,7 +177,7 @@ macro_rules! packed_weights {
             ) -> PyResult<Self> {
                 let objects = (w_ih, w_hh, b, peephole, w_hr);
                 let (isa, threads) = (chosen(), num_threads());
-                Ok(Self(if decides(w_ih)? {
+                Ok(Self(if decides("w_ih", w_ih)? {
                     let weights = Weights::<f32>::borrow(objects)?;
                     Either::F32(Arc::new(weights.with(cell, |weights| layer::$name::with_threads(isa, cell, weights, threads))?))
                 } else {
