@@ -72,9 +72,10 @@ peers:
     #!/usr/bin/env bash
     set -euo pipefail
     {{ python }} -m pip install --quiet ".[peers]"
-    # For the weights in them: what their code needs is not wanted.
-    {{ python }} -m pip install --quiet --no-deps silero-vad==6.2.3 textgenrnn==2.0.0
-    {{ python }} -m pip list 2>/dev/null | grep -iE '^(torch|onnx|onnxruntime|keras|h5py|flax|jax|safetensors|silero.vad|textgenrnn) '
+    # For the weights and the data in them: what their code needs is not wanted.
+    {{ python }} -m pip install --quiet --no-deps silero-vad==6.2.3 textgenrnn==2.0.0 aeon==1.6.0
+    {{ python }} -m pip list 2>/dev/null |
+        grep -iE '^(torch|onnx|onnxruntime|keras|h5py|flax|jax|safetensors|scikit.learn|silero.vad|textgenrnn|aeon) '
     [ -d /usr/share/sounds/alsa ] || echo "NOT RUN: silero-vad on a spoken recording: /usr/share/sounds/alsa (of alsa-utils) is not there"
 
 # the wheel as users get it, in dist/: its link-time optimisation is read off the compiler's line
