@@ -65,6 +65,12 @@ fix:
     {{ python }} -m ruff check --fix .
     {{ python }} -m ruff format .
 
+# the documentation site, in target/site: a warning is an error
+docs:
+    {{ python }} -m pip install --quiet ".[docs]"
+    {{ python }} -m pip install --quiet --no-deps aeon==1.6.0
+    {{ python }} -m mkdocs build --strict -f docs/mkdocs.yml
+
 # ---------------------------------------------------------------------------------------------------------------- Linux
 
 # the libraries that the tests compare with where they are installed, and the models that the examples run

@@ -16,6 +16,9 @@ WALK = pkgutil.walk_packages(lstm_rs.__path__, "lstm_rs.", onerror=lambda name: 
 MODULES = ["lstm_rs", *(module.name for module in WALK)]
 
 
+PUBLIC = ("datasets", "estimators", "plot", "reference", "train")
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
 def test_examples(name):
     if name.startswith("lstm_rs.torch"):
@@ -36,14 +39,19 @@ def test_examples(name):
 
 
 def test_every_public_function_has_an_example():
-    modules = (lstm_rs, lstm_rs.reference)
+    modules = [lstm_rs, *(importlib.import_module(f"lstm_rs.{name}") for name in PUBLIC)]
     public = [getattr(module, name) for module in modules for name in module.__all__]
     functions = [value for value in public if inspect.isfunction(value)]
     assert len(functions) >= 10
     assert [f"{f.__module__}.{f.__name__}" for f in functions if ">>> " not in (f.__doc__ or "")] == []
 
 
-def test_the_example_of_the_readme():
+def test_the_examples_of_the_readme(capsys):
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    exec(compile(example, "README.md", "exec"), {})
+    examples = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(examples) == 2
+    namespace = {}
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), namespace)
+    assert len(capsys.readouterr().out.split()) >= 11
+    assert namespace["grads"].x.shape == (20, 4, 3)

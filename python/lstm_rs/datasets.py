@@ -6,6 +6,8 @@ from importlib import resources
 
 import numpy as np
 
+__all__ = ["load_sunspots"]
+
 
 def load_sunspots() -> tuple[np.ndarray, np.ndarray]:
     """Read the yearly sunspot numbers.

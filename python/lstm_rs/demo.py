@@ -51,12 +51,12 @@ def make_forecaster(*, seed: int, units: int, epochs: int, verbose: int = 0) -> 
 
 def to_network(numbers: np.ndarray) -> np.ndarray:
     """Take the square root: the noise of a count grows with the count, that of its root does not."""
-    return np.sqrt(numbers)
+    return np.asarray(np.sqrt(numbers))
 
 
 def to_numbers(values: np.ndarray) -> np.ndarray:
     """Turn what the network says into sunspot numbers, none of them below 0."""
-    return np.maximum(values, 0) ** 2
+    return np.asarray(np.maximum(values, 0) ** 2)
 
 
 def forecasts(forecaster: LSTMForecaster, numbers: np.ndarray) -> np.ndarray:
