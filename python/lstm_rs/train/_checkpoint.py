@@ -3,7 +3,7 @@
 The file is safetensors: tensors ``model/MODULE/NAME``, ``best/MODULE/NAME``, ``optimizer/NAME`` and ``history/NAME``,
 and JSON under ``lstm_rs.train`` in the metadata: the classes that it belongs to and the states of the generators of
 random numbers. No part of it is run. A run that goes on from it ends in the bits of one that was never stopped, on the
-same machine and with as many threads of BLAS.
+same machine.
 
 It is written as a whole beside the old one and put in its place, so a crash leaves the old one or the new one.
 """
