@@ -13,8 +13,8 @@ default:
 # all that any machine can check
 check: rust package lint stubtest pytest
 
-# check, beside the other libraries, and all that takes Linux
-ci: peers check wheel asm-check pythons numpy-1 asan tsan neon
+# check, beside the other libraries, the documentation, and all that takes Linux
+ci: peers docs check wheel asm-check pythons numpy-1 asan tsan neon
 
 # ----------------------------------------------------------------------------------------------------------------- Rust
 

@@ -140,6 +140,7 @@ def test_brighter_is_more_in_grey():
 
 
 def test_lines_are_told_apart_without_colour():
+    pytest.importorskip("matplotlib")
     from matplotlib.colors import to_rgb
 
     lines = plot.unit(run(), 0, ax=figure())[1].get_lines()
