@@ -112,13 +112,17 @@ def _task(epochs: int, rate: float, schedule: str, **options: Any) -> dict[str, 
 
 
 TASKS: dict[str, tuple[dict[str, Any], Callable[[], Arrays]]] = {
-    "regressor": (_task(100, 5e-3, "cosine"), sunspot_windows),
+    "regressor": (_task(30, 1e-2, "cosine"), sunspot_windows),
     "forecaster": (_task(15, 1e-2, "linear", window=44, warm_up=11, horizon=1, difference=False), sunspots),
     "autoencoder": (_task(20, 3e-3, "constant", window=32, latent_size=16), internal_bleeding),
     "classifier": (_task(60, 1e-2, "cosine", hidden_size=64, weight_decay=0.1), japanese_vowels),
 }
-"""Each estimator's model and training, and what makes its data: its defaults, but for the classifier's units and for
-the forecaster, which is trained for as short as `lstm_rs.demo` says why."""
+"""Each estimator's model and training, and what makes its data.
+
+They have their defaults, but for the 64 units of the classifier and for two that are trained for shorter, because three
+centuries of sunspots are soon learnt by heart: the forecaster as `lstm_rs.demo` says why, and the regressor for 30
+epochs, which did better than 100 on the years from 1830 to 1919 when fitted to those before (RMSE 16.8, not 20.3).
+"""
 
 
 def quality(kind: str, predictions: np.ndarray, data: Arrays) -> tuple[str, float]:
