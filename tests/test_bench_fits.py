@@ -3,8 +3,10 @@
 import importlib.metadata
 import importlib.util
 import json
+import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import lstm_rs
 import numpy as np
@@ -288,6 +290,24 @@ def aeon():
         importlib.metadata.version("aeon")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("aeon is not installed")
+
+
+# Of the clone: the package is installed without them.
+RECORDS = sorted((Path(__file__).parents[1] / "python/lstm_rs/bench/records").glob("*/*-fits.json"))
+
+
+@pytest.mark.parametrize("file", RECORDS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_records_are_what_a_run_writes(file):
+    record = json.loads(file.read_text())
+    assert file.stem.startswith(record["date"][:10])
+    places = {(row["fit"], row["threads"], row["library"]) for row in record["rows"]}
+    assert places == {(name, count, library) for name in fits.TASKS for count in (1, 2) for library in fits.LIBRARIES}
+    for row in record["rows"]:
+        task, _ = fits.TASKS[row["fit"]]
+        assert row["task"] == task, "made with other settings: run it again"
+        assert len(row["runs"]) >= 3
+        for figure in (*fits.FIGURES, "memory"):
+            assert row[figure] == statistics.median(one[figure] for one in row["runs"]) > 0
 
 
 def test_sunspots():
