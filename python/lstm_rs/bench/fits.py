@@ -243,7 +243,7 @@ def _row(
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """Make the table: each figure with how many times that of lstm_rs it is."""
+    """Make the table: each time with how many times that of lstm_rs it is."""
     ours = {(row["fit"], row["threads"]): row for row in record["rows"] if row["library"] == "lstm_rs"}
     lines = [_line(row, ours[row["fit"], row["threads"]]) for row in record["rows"]]
     return "\n".join([_head(record), *lines]) + "\n"
@@ -253,8 +253,8 @@ def _head(record: dict[str, Any]) -> str:
     parts = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return (
         f"{record['cpu']}, {record['isa']}; {parts}\n\n"
-        "| fit | threads | | import | first fit | | another fit | | peak memory | | |\n"
-        "|---|--:|---|--:|--:|--:|--:|--:|--:|--:|---|"
+        "| fit | threads | | import | first fit | | another | | memory | quality |\n"
+        "|---|--:|---|--:|--:|--:|--:|--:|--:|---|"
     )
 
 
@@ -264,7 +264,7 @@ def _line(row: dict[str, Any], own: dict[str, Any]) -> str:
         cells += [duration(1e6 * row[figure]), f"{row[figure] / own[figure]:.2f}"]
     what, value = row["quality"]
     digits = {"accuracy": 3, "RMSE": 1, "rows off": 0}[what]
-    cells += [f"{row['memory']:.0f} MiB", f"{row['memory'] / own['memory']:.2f}", f"{what} {value:.{digits}f}"]
+    cells += [f"{row['memory']:.0f} MiB", f"{what} {value:.{digits}f}"]
     return f"| {' | '.join(cells)} |"
 
 
