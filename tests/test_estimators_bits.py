@@ -15,15 +15,22 @@ LABELS = RNG.integers(0, 3, 40)
 WAVE = np.sin(np.arange(150) / 3) + 0.1 * RNG.normal(size=150)
 
 FITS = {
-    "classifier": lambda: LSTMClassifier(
-        epochs=2, num_layers=2, bidirectional=True, dropout=0.1, cell=lstm_rs.CellSpec.peephole_lstm(), random_state=0
-    )
-    .fit(RAGGED, LABELS)
-    .predict_proba(RAGGED),
+    "classifier": lambda: (
+        LSTMClassifier(
+            epochs=2,
+            num_layers=2,
+            bidirectional=True,
+            dropout=0.1,
+            cell=lstm_rs.CellSpec.peephole_lstm(),
+            random_state=0,
+        )
+        .fit(RAGGED, LABELS)
+        .predict_proba(RAGGED)
+    ),
     "regressor": lambda: LSTMRegressor(epochs=2, dtype="float64", random_state=0).fit(RAGGED, LABELS).predict(RAGGED),
-    "forecaster": lambda: LSTMForecaster(3, strategy="recursive", window=20, epochs=2, random_state=0)
-    .fit(WAVE)
-    .predict_all(WAVE),
+    "forecaster": lambda: (
+        LSTMForecaster(3, strategy="recursive", window=20, epochs=2, random_state=0).fit(WAVE).predict_all(WAVE)
+    ),
     "autoencoder": lambda: LSTMAutoencoder(epochs=1, random_state=0).fit(WAVE).score_samples(WAVE),
 }
 
