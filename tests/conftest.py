@@ -1,6 +1,7 @@
 """What all tests share: every instruction set of this machine by name, and how much Hypothesis tries."""
 
 import os
+import signal
 from contextlib import contextmanager
 
 # The reference's many small products are several times slower when BLAS shares each out among threads that other
@@ -9,6 +10,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # Keras asks once, when it is imported, and by itself for TensorFlow.
 os.environ.setdefault("KERAS_BACKEND", "jax")
+
+# A shell's background processes ignore Ctrl-C, and what they start with them: tests of it need Python's own way.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from hypothesis import HealthCheck, settings
