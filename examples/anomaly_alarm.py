@@ -1,6 +1,6 @@
 """An alarm for what nobody has seen before: one spoilt beat among forty in a record of blood pressure.
 
-    pip install 'lstm-rs[plot]'
+    pip install '.[plot]'
     pip install --no-deps aeon==1.6.0      # BSD-3-Clause; for the data in it
     python examples/anomaly_alarm.py [--plot bleeding.png]
 

@@ -1,6 +1,6 @@
 """A network that learns to write, letter by letter, from the language reference that ships with Python.
 
-    pip install lstm-rs
+    pip install .
     python examples/character_model.py [--epochs 8] [--characters 200000]
 
 Sixteen places of the text are read side by side, in stretches of 64 characters, the state being carried from one

@@ -1,6 +1,6 @@
 """How long a model takes from nothing to its first answer, and how much memory: lstm_rs beside other libraries.
 
-    pip install 'lstm-rs[peers]'
+    pip install '.[peers]'
     pip install --no-deps silero-vad==6.2.3      # MIT; for the weights in it
     python examples/first_answer.py
 

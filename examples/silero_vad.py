@@ -1,6 +1,6 @@
 """Where is speech in a recording? The voice activity detector silero-vad, on NumPy and lstm_rs alone, chunk by chunk.
 
-    pip install 'lstm-rs[onnx]'
+    pip install '.[onnx]'
     pip install --no-deps silero-vad==6.2.3      # MIT; for the weights in it, its code needs PyTorch
     python examples/silero_vad.py [speech.wav]
 

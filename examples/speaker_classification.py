@@ -1,6 +1,6 @@
 """Who is speaking? Nine men say two Japanese vowels; sequences of different lengths become labels.
 
-    pip install lstm-rs
+    pip install .
     pip install --no-deps aeon==1.6.0      # BSD-3-Clause; for the data in it
     python examples/speaker_classification.py
 

@@ -1,6 +1,6 @@
 """An alarm on readings as they come in: a generator of a sensor's values, a forecast for each, constant memory.
 
-    pip install lstm-rs
+    pip install .
     python examples/streaming_from_a_generator.py [readings]
 
 A forecaster learns from the first 2,000 readings. From then on each reading is compared with what was forecast for it,

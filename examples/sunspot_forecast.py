@@ -1,6 +1,6 @@
 """How many sunspots will there be? A forecast of the yearly numbers since 1700, which come with lstm_rs.
 
-    pip install 'lstm-rs[plot]'
+    pip install '.[plot]'
     python examples/sunspot_forecast.py [--plot sunspots.png]
 
 The forecaster learns from the years before 1920. From then on it says the number of each next year, having seen all

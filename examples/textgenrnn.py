@@ -1,6 +1,6 @@
 """A network that writes, letter by letter: textgenrnn, on NumPy and lstm_rs alone.
 
-    pip install 'lstm-rs[keras]'
+    pip install '.[keras]'
     pip install --no-deps textgenrnn==2.0.0      # MIT; for the weights in it, its code needs TensorFlow
     python examples/textgenrnn.py [temperature [seed]]
 

@@ -1,6 +1,6 @@
 """One training script, twice: with torch.nn.LSTM, and with lstm_rs.torch.LSTM in its place.
 
-    pip install 'lstm-rs[torch]'
+    pip install '.[torch]'
     python examples/torch_training.py [threads [seconds]]
 
 A Linear, an LSTM and another Linear are trained by Adam on noise. In float64 both give the same losses; in float32 the

@@ -171,6 +171,22 @@ def test_a_part_of_a_file(saved, part):
         LSTMRegressor.load(saved)
 
 
+def test_a_long_history_fits_into_a_file(path):
+    """A loss for each of a million steps: it must not be in the header, which may not have so much."""
+    estimator = LSTMRegressor(hidden_size=2, epochs=1, random_state=0).fit(np.ones((3, 4)), [1.0, 2.0, 3.0])
+    estimator.history_.step_loss = [0.123456789012345] * 1_000_000
+    estimator.save(path)
+    assert LSTMRegressor.load(path).history_ == estimator.history_
+
+
+def test_what_cannot_be_read_is_not_written(path):
+    estimator = LSTMRegressor(hidden_size=2, epochs=1, random_state=0).fit(np.ones((3, 4)), [1.0, 2.0, 3.0])
+    estimator.save(path)
+    with pytest.raises(ValueError, match="epochs: expected at least 1"):
+        estimator.set_params(epochs=0).save(path)
+    assert LSTMRegressor.load(path).epochs == 1
+
+
 def test_noise(path):
     path.write_bytes(np.random.default_rng(0).bytes(5000))
     with pytest.raises(ValueError, match="expected a whole safetensors file, got"):
@@ -204,7 +220,7 @@ BROKEN = {
     "other attributes": (put("fitted", "extra_", value=1), "expected n_features_in_, scaler_, .* got .*extra_"),
     "no attribute": (lambda said: said["fitted"].pop("y_scaler_"), "expected n_features_in_, scaler_"),
     "scaler elsewhere": (put("fitted", "scaler_", "scaler", value="nowhere"), "nowhere"),
-    "history": (put("history", "colour", value=[]), "colour"),
+    "no best epoch": (lambda said: said.pop("best_epoch"), "best_epoch"),
     "generator": (put("shuffle", "bit_generator", value="Dice"), "PCG64"),
     "not an object": (lambda said: said.update(as_fitted=[]), "header and tensors do not make a fitted LSTMRegressor"),
 }
@@ -227,7 +243,7 @@ def test_a_header_that_is_no_object(saved, text):
 
 
 @pytest.mark.parametrize(
-    "old", ["model.linear.bias", "model.lstm.weight_hh_l0", "optimizer.mean", "fitted.scaler_.mean"]
+    "old", ["model.linear.bias", "model.lstm.weight_hh_l0", "optimizer.mean", "fitted.scaler_.mean", "history.loss"]
 )
 def test_a_tensor_by_another_name(saved, old):
     rewrite(saved, tensors=lambda header: header.update({old + "x": header.pop(old)}))

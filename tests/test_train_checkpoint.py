@@ -398,5 +398,5 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(ValueError, match=r"checkpoint: expected a file in a folder .*nowhere"):
         Run(0).fit(checkpoint=tmp_path / "nowhere" / "run.safetensors", epochs=1)

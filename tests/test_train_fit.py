@@ -359,3 +359,39 @@ def test_an_optimizer_of_another_model_is_refused():
 def test_lstm_rs_does_not_import_it():
     code = "import sys, lstm_rs; sys.exit(any(name.startswith('lstm_rs.train') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ----------------------------- what a model of somebody's own gives
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        ((train.Loss(1.0, None), {}), TypeError, "expected a float as the loss, got Loss"),
+        ((1.0, [{}]), TypeError, "expected a dict of gradients by module, got list"),
+        ((1.0, {}), KeyError, "expected gradients for linear, got none for linear"),
+        (
+            (1.0, {"linear": {"weight": [[1.0]]}}),
+            TypeError,
+            "gradient of weight of module 0: expected an array, got list",
+        ),
+    ],
+)
+def test_an_answer_that_no_model_gives(answer, error, message):
+    model = Scripted()
+    model.loss_and_gradients = lambda batch: answer
+    with pytest.raises(error, match=message):
+        train.fit(model, ONE, train.Adam(model.modules), epochs=1)
+
+
+def test_after_an_error_the_optimizer_is_as_after_the_last_whole_epoch():
+    """So that training can go on as the error advises."""
+    model = Scripted(losses=[1.0, 1.0, np.nan])
+    sgd = train.SGD(model.linear, 0.1, momentum=0.9)
+    with pytest.raises(FloatingPointError):
+        train.fit(model, [ONE[0], ONE[0]], sgd, epochs=2)
+    assert sgd.steps == 2
+    other = Scripted(losses=[1.0, 1.0])
+    clean = train.SGD(other.linear, 0.1, momentum=0.9)
+    train.fit(other, [ONE[0], ONE[0]], clean, epochs=1)
+    assert np.array_equal(sgd.state_dict()["velocity"], clean.state_dict()["velocity"])

@@ -168,3 +168,14 @@ def test_targets_are_cast_to_the_prediction():
 def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("lengths", [[9, 1, 1], [1, -4, 1]])
+def test_lengths_out_of_range_are_refused(lengths):
+    with pytest.raises(ValueError, match="lengths: expected 0 to 3, the steps, got"):
+        train.mse(np.ones((3, 3)), np.zeros((3, 3)), lengths=np.array(lengths))
+
+
+def test_lengths_that_are_no_integers_are_refused():
+    with pytest.raises(TypeError, match="lengths: expected integers, got float64"):
+        train.cross_entropy(np.ones((3, 2, 2)), np.zeros((3, 2), int), lengths=np.array([1.0, 2.0]))

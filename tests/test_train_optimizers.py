@@ -233,12 +233,12 @@ GOOD = {name: np.zeros_like(array) for name, array in LINEAR.weights.items()}
         (
             lambda: train.Adam(LINEAR).step({**GOOD, "bias": np.zeros(2, np.float32)}),
             ValueError,
-            r"gradient of bias: expected shape \(1,\), got \(2,\)",
+            r"gradient of bias of module 0: expected shape \(1,\), got \(2,\)",
         ),
         (
             lambda: train.Adam(LINEAR).step({**GOOD, "bias": np.zeros(1)}),
             TypeError,
-            "gradient of bias: expected float32, as the weight is, got float64",
+            "gradient of bias of module 0: expected float32, as the weight is, got float64",
         ),
         (lambda: train.clip_grad_norm(dict(GOOD), 0.0), ValueError, "max_norm: expected more than 0"),
         (lambda: train.linear(0.1, 0), ValueError, "steps: expected at least 1, got 0"),

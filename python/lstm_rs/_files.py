@@ -52,9 +52,7 @@ def write(
     safetensors = need("safetensors.numpy", "LSTM.save", "safetensors")
     kept[_KEY] = json.dumps(_described(options), allow_nan=False)
     data = safetensors.save(dict(arrays), metadata=kept)
-    header = int.from_bytes(data[:8], "little")
-    if header > _LONGEST_HEADER:
-        raise ValueError(f"metadata: expected a header of at most {_LONGEST_HEADER} bytes, got {header}")
+    check_header_size(data)
     _replace(os.path.realpath(os.fspath(path)), data)
 
 
@@ -79,6 +77,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
         raise ValueError(f"{path}: expected a whole safetensors file, got one that cannot be read: {error}") from error
     _check_finite(path, arrays)
     return options, arrays
+
+
+def check_header_size(data: bytes) -> None:
+    """Refuse to write what would not be read."""
+    header = int.from_bytes(data[:8], "little")
+    if header > _LONGEST_HEADER:
+        raise ValueError(f"metadata: expected a header of at most {_LONGEST_HEADER} bytes, got {header}")
 
 
 def _described(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,4 +32,4 @@ def load_sunspots() -> tuple[np.ndarray, np.ndarray]:
     """
     with resources.files("lstm_rs").joinpath("data/sunspots.csv").open(encoding="ascii") as file:
         table = np.loadtxt(file, delimiter=",", skiprows=1)
-    return table[:, 0].astype(np.int64), table[:, 1]
+    return table[:, 0].astype(np.int64), table[:, 1].copy()

@@ -30,15 +30,18 @@ were then, and `self._model_dtype()`.
 
 `_train` leaves `model_`, `history_`, and for `partial_fit` the optimizer's moments and the generators. After a Ctrl-C
 they are there too, at the weights of the best or the last whole batch, and KeyboardInterrupt goes on. After any other
-error the estimator is as it was before any fit.
+error the estimator is as it was before: `fit` and `partial_fit` are decorated with `all_or_nothing`.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -48,14 +51,38 @@ from lstm_rs.cell import CellSpec
 from lstm_rs.estimators import _params, _saving, _sklearn
 from lstm_rs.estimators._data import Scaler, Sequences, take
 from lstm_rs.layers import LSTM
+from lstm_rs.train._interrupt import Interrupt
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __doctest_requires__ = {"SequenceEstimator.save": ["safetensors"]}
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _PRIVATE = ("_as_fitted", "_moments", "_shuffle")
 """What a fit leaves besides the attributes whose names end in an underscore."""
+
+
+_LEAVES_A_MODEL = (KeyboardInterrupt, OSError)
+"""After these the model has learnt what it could: somebody stopped it, or its checkpoint cannot be written."""
+
+
+def all_or_nothing(fit: F) -> F:
+    """Decorate a method that fits: what fails leaves the estimator as it was before."""
+
+    @functools.wraps(fit)
+    def wrapped(self: SequenceEstimator, *args: Any, **kwargs: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException as error:
+            if not (isinstance(error, _LEAVES_A_MODEL) and self.__sklearn_is_fitted__()):
+                vars(self).clear()
+                vars(self).update(before)
+            raise
+
+    return cast(F, wrapped)
 
 
 class Examples(NamedTuple):
@@ -216,9 +243,8 @@ class SequenceEstimator(_params.Parameters):
             return scaled
         for k, sequence in enumerate(scaled):
             if not np.isfinite(sequence).all():
-                raise ValueError(
-                    f"X: sequence {k} has values that are too large for {dtype}; give dtype='float64', or other units"
-                )
+                other = "give dtype='float64', or other units" if dtype == np.float32 else "give other units"
+                raise ValueError(f"X: sequence {k} has values that are too large for {dtype}; {other}")
         return scaled
 
     def _model_dtype(self) -> np.dtype[Any]:
@@ -235,8 +261,9 @@ class SequenceEstimator(_params.Parameters):
             validation = self._batches(held_out, None)
         self.model_ = self._build(initial)
         batches = self._batches(data, self._shuffle)
+        run = None if self.checkpoint is None else self._identity(self._batches(data, None))
         self.history_ = train.History()
-        with self._learning(data, anew=True):
+        with self._learning(data):
             self._run(
                 batches,
                 self._rate(batches),
@@ -246,32 +273,48 @@ class SequenceEstimator(_params.Parameters):
                 patience=self.patience,
                 checkpoint=self.checkpoint,
                 resume=bool(self.resume),
+                run=run,
             )
+
+    def _identity(self, batches: Iterable[train.Batch]) -> dict[str, str]:
+        """What a checkpoint belongs to: the parameters, and a hash of the data in their order."""
+        digest = hashlib.blake2b(digest_size=16)
+        for batch in batches:
+            for array in (batch.x, batch.target, batch.lengths):
+                if array is not None:
+                    digest.update(f"{array.shape} {array.dtype}".encode())
+                    digest.update(np.ascontiguousarray(array))
+        # How far training goes may change where the rate does not depend on it.
+        free = {"verbose", "checkpoint", "resume"} | ({"epochs"} if self.schedule == "constant" else set())
+        params = _saving.plain_params({name: value for name, value in self._as_fitted.items() if name not in free})
+        return {name: json.dumps(value) for name, value in params.items()} | {"data": digest.hexdigest()}
 
     def _train_more(self, data: Any) -> None:
         """Train for one epoch from where the model stands, or from the start when there is none."""
-        anew = not hasattr(self, "model_")
-        if anew:
+        if not hasattr(self, "model_"):
             initial, _, self._shuffle = _params.generator(self.random_state).spawn(3)
             self.model_ = self._build(initial)
             self.history_ = train.History()
-        with self._learning(data, anew=anew):
+        with self._learning(data):
             # At a constant rate: a schedule ends where `fit` does.
             self._run(self._batches(data, self._shuffle), float(self.learning_rate), train.History(), epochs=1)
 
     @contextmanager
-    def _learning(self, data: Any, *, anew: bool) -> Iterator[None]:
-        """A block after which the estimator is finished; if it fails, one that began `anew` is as before any fit."""
+    def _learning(self, data: Any) -> Iterator[None]:
+        """A block after which the estimator is finished, also where it was interrupted or its checkpoint is lost."""
         try:
             yield
-        except KeyboardInterrupt:
+        except _LEAVES_A_MODEL:
+            self._finish(data)
+            raise
+        self._finish(data)
+
+    def _finish(self, data: Any) -> None:
+        """What is left to do, as a whole: a Ctrl-C waits for it."""
+        with Interrupt() as interrupt:
             self._trained(data)
-            raise
-        except BaseException:
-            if anew:
-                self._forget()
-            raise
-        self._trained(data)
+        if interrupt.noted:
+            raise KeyboardInterrupt
 
     def _run(self, batches: Any, rate: Any, history: train.History, **options: Any) -> None:
         """Let `train.fit` do it, with the optimizer as it was left, and keep what comes of it."""
@@ -286,7 +329,7 @@ class SequenceEstimator(_params.Parameters):
                 progress=bool(self.verbose),
                 **options,
             )
-        except KeyboardInterrupt:
+        except _LEAVES_A_MODEL:
             self._keep(optimizer, history)
             raise
         self._keep(optimizer, history)
@@ -304,7 +347,7 @@ class SequenceEstimator(_params.Parameters):
         if self.schedule == "constant":
             return rate
         schedule = train.linear if self.schedule == "linear" else train.cosine
-        return schedule(rate, self.epochs * len(batches))
+        return schedule(rate, int(self.epochs) * len(batches))
 
     def _optimizer(self, rate: Any) -> train.Optimizer:
         modules = list(self.model_.modules.values())
@@ -386,7 +429,7 @@ class SequenceEstimator(_params.Parameters):
         return _saving.read(cls, path)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "model_")
+        return all(hasattr(self, name) for name in ("model_", *self._fitted))
 
     def __sklearn_tags__(self) -> Any:
         return _sklearn.tags(None)

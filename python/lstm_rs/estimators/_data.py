@@ -20,6 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from lstm_rs.train._modules import refuse_masked
+
 Sequences: TypeAlias = np.ndarray | list[np.ndarray]
 """(n, T, F), or a list of (T_i, F)."""
 
@@ -53,7 +55,7 @@ def as_sequences(X: Any, *, name: str = "X", n_features: int | None = None, owne
     TypeError
         If there are no numbers in it.
     """
-    _refuse_sparse(X, name)
+    refuse_odd(X, name)
     ragged = isinstance(X, list | tuple)
     if not ragged:
         array = np.asarray(X)
@@ -95,7 +97,7 @@ def as_sequences(X: Any, *, name: str = "X", n_features: int | None = None, owne
 
 def as_sequence(item: Any, *, name: str) -> np.ndarray:
     """Check one sequence, or a series: (T, F), or (T,) for one feature; give it as (T, F)."""
-    _refuse_sparse(item, name)
+    refuse_odd(item, name)
     array = _as_floats(np.asarray(item), name)
     if array.ndim not in (1, 2):
         raise ValueError(f"{name}: expected shape (T, F), or (T,) for one feature, got {array.shape}")
@@ -137,7 +139,8 @@ def _one_axis(name: str, shape: tuple[int, ...]) -> str:
     )
 
 
-def _refuse_sparse(X: Any, name: str) -> None:
+def refuse_odd(X: Any, name: str) -> None:
+    refuse_masked(name, X)
     if hasattr(X, "toarray") and not isinstance(X, np.ndarray):
         raise TypeError(f"{name}: expected a dense array, got sparse data ({type(X).__name__}); call its toarray()")
 

@@ -106,7 +106,8 @@ class Forecasting(SequenceEstimator):
             if not least <= len(one) <= most:
                 wanted = f"{least}" if most == least else f"at least {least}" if most == ANY else f"{least} to {most}"
                 which = f" for series {k}" if form.many else ""
-                raise ValueError(f"{name}: expected {wanted} rows{which}, one for each step, got {len(one)}")
+                of = "step of the horizon" if name == "future_exogenous" and self._ahead() > 1 else "step"
+                raise ValueError(f"{name}: expected {wanted} rows{which}, one for each {of}, got {len(one)}")
         return known
 
     def _begin(self, series: list[np.ndarray], known: list[np.ndarray]) -> None:

@@ -1,8 +1,8 @@
 """A fitted estimator in a file, and out of it again: safetensors, and no pickle.
 
-Tensors: ``model.MODULE.WEIGHT``, ``fitted.NAME``, ``optimizer.NAME``. All else is JSON in the header, under
-``lstm_rs.estimators``: version, class, parameters as they are and as they were in `fit`, fitted attributes that are no
-tensors, history, and the states of the generators.
+Tensors: ``model.MODULE.WEIGHT``, ``fitted.NAME``, ``optimizer.NAME``, ``history.NAME``. All else is JSON in the header,
+under ``lstm_rs.estimators``: version, class, parameters as they are and as they were in `fit`, fitted attributes that
+are no tensors, and the states of the generators.
 
 A file is believed only as far as it has been checked, as one of `lstm_rs.LSTM.save` is: the class has to be the one
 that is asked for, parameters are checked as those of a fit, sizes against the number of weights that are there.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from lstm_rs._optional import need
 from lstm_rs.cell import CellSpec
 from lstm_rs.estimators._data import Scaler
 from lstm_rs.train import History
+from lstm_rs.train._history import LISTS
 
 if TYPE_CHECKING:
     from lstm_rs.estimators._base import SequenceEstimator
@@ -38,27 +39,31 @@ E = TypeVar("E", bound="SequenceEstimator")
 
 def write(estimator: SequenceEstimator, path: str | os.PathLike[str]) -> None:
     """Write a fitted estimator; see `SequenceEstimator.save`."""
+    estimator._check_params()
     tensors: dict[str, np.ndarray] = {}
     for module, owner in estimator.model_.modules.items():
         for name, array in owner.weights.items():
             if not np.isfinite(array).all():
                 raise ValueError(f"save: weights {module}.{name} are NaN or infinite")
             tensors[f"model.{module}.{name}"] = array
+    # Not in the header: there is a loss for each step.
+    tensors |= {f"history.{name}": np.array(getattr(estimator.history_, name), np.float64) for name in LISTS}
     tensors |= {f"optimizer.{name}": array for name, array in estimator._moments.items()}
     said = {
         "format_version": _VERSION,
         "library": f"lstm_rs {__version__}",
         "class": type(estimator).__name__,
-        "params": _plain_params(estimator.get_params()),
-        "as_fitted": _plain_params(estimator._as_fitted),
+        "params": plain_params(estimator.get_params()),
+        "as_fitted": plain_params(estimator._as_fitted),
         "fitted": {name: _plain(name, getattr(estimator, name), tensors) for name in estimator._fitted},
-        "history": asdict(estimator.history_),
+        "best_epoch": estimator.history_.best_epoch,
         "shuffle": estimator._shuffle.bit_generator.state,
         "dropout": {name: rng.bit_generator.state for name, rng in _generators(estimator).items()},
     }
     safetensors = need("safetensors.numpy", f"{type(estimator).__name__}.save", "safetensors")
     contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in tensors.items()}
     data = safetensors.save(contiguous, metadata={_KEY: json.dumps(said, allow_nan=False)})
+    _files.check_header_size(data)
     _files._replace(os.path.realpath(os.fspath(path)), data)
 
 
@@ -119,7 +124,8 @@ def _restored(cls: type[E], said: dict[str, Any], tensors: dict[str, np.ndarray]
             if not np.isfinite(array).all():
                 raise ValueError(f"weights {module}.{name} are NaN or infinite")
         owner.load_state_dict(weights)
-    estimator.history_ = History(**said["history"])
+    lists = {name: tensors[f"history.{name}"].tolist() for name in LISTS}
+    estimator.history_ = History(**lists, best_epoch=said["best_epoch"])
     estimator._shuffle = _generator(said["shuffle"])
     for name, rng in _generators(estimator).items():
         rng.bit_generator.state = said["dropout"][name]
@@ -157,7 +163,7 @@ def _generator(state: Mapping[str, Any]) -> np.random.Generator:
     return rng
 
 
-def _plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
+def plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as JSON has them."""
     plain: dict[str, Any] = {}
     for name, value in params.items():
@@ -177,7 +183,7 @@ def _plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _params(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of `_plain_params`."""
+    """The parameters of `plain_params`."""
     params = dict(plain)
     if isinstance(params.get("cell"), dict):
         cell: dict[str, Any] = {

@@ -15,6 +15,7 @@ from lstm_rs import train
 from lstm_rs.estimators import _params
 from lstm_rs.estimators._base import Examples, SequenceEstimator
 from lstm_rs.estimators._data import Scaler, Sequences, as_sequences, time_major
+from lstm_rs.train._modules import refuse_masked
 
 
 class Supervised(SequenceEstimator):
@@ -86,8 +87,15 @@ def given(y: Any, sequences: Sequences, owner: str, *, per_step: bool) -> Sequen
         raise ValueError(f"y: {owner} requires y to be passed, but the target y is None")
     if not hasattr(y, "__len__") and not hasattr(y, "__array__"):
         raise TypeError(f"y: expected an array or a list, got {type(y).__name__}")
+    for part in y if isinstance(y, list | tuple) else [y]:
+        refuse_masked("y", part)
     if not per_step:
-        array = np.asarray(y)
+        try:
+            array = np.asarray(y)
+        except ValueError:  # of several lengths
+            raise ValueError(
+                "y: expected one target a sequence, got several lengths; for targets per step give per_step=True"
+            ) from None
         if array.ndim == 0 or len(array) != len(sequences):
             raise ValueError(
                 f"y: expected {len(sequences)} targets, one a sequence of X, got "

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from lstm_rs.estimators import _params
-from lstm_rs.estimators._data import as_sequence, check_features
+from lstm_rs.estimators._data import as_sequence, check_features, refuse_odd
 from lstm_rs.train import Batch
 
 Cut: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, "np.ndarray | None"]]
@@ -77,6 +77,8 @@ def as_series(
     TypeError
         If there are no numbers in it.
     """
+    for item in X if isinstance(X, list | tuple) else [X]:
+        refuse_odd(item, name)
     many = isinstance(X, list | tuple) and not (len(X) and np.ndim(X[0]) == 0)
     if many:
         if not len(X):

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from lstm_rs.cell import CellSpec
 from lstm_rs.estimators import _sklearn
+from lstm_rs.estimators._base import all_or_nothing
 from lstm_rs.estimators._reconstructing import Reconstructing
 
 
@@ -170,6 +171,7 @@ class LSTMAutoencoder(Reconstructing):
         self.stride = stride
         self.contamination = contamination
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None) -> LSTMAutoencoder:
         """Learn to say windows of a series again.
 
@@ -202,6 +204,7 @@ class LSTMAutoencoder(Reconstructing):
         self._train(self._windows(series))
         return self
 
+    @all_or_nothing
     def partial_fit(self, X: Any, y: Any = None) -> LSTMAutoencoder:
         """Go on for one epoch, on what is given; the scale stays that of the first call.
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lstm_rs import train
 from lstm_rs.cell import CellSpec
 from lstm_rs.estimators import _sklearn
-from lstm_rs.estimators._base import Examples, split
+from lstm_rs.estimators._base import Examples, all_or_nothing, split
 from lstm_rs.estimators._data import Sequences, as_sequences
 from lstm_rs.estimators._supervised import Supervised, each, given, together
 
@@ -157,6 +157,7 @@ class LSTMClassifier(Supervised):
         )
         self.per_step = per_step
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any) -> LSTMClassifier:
         """Train anew.
 
@@ -186,6 +187,7 @@ class LSTMClassifier(Supervised):
         self._train(self._examples(sequences, labels))
         return self
 
+    @all_or_nothing
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> LSTMClassifier:
         """Train for one epoch, from where it stands.
 
@@ -299,7 +301,7 @@ class LSTMClassifier(Supervised):
         array, axes = (labels, 2 if per_step else 1) if isinstance(labels, np.ndarray) else (labels[0], 1)
         if array.shape[axes:] == (1,):
             message = "A column-vector y was passed when a 1d array was expected; its only column is taken"
-            warnings.warn(message, _sklearn.conversion_warning(), stacklevel=3)
+            warnings.warn(message, _sklearn.conversion_warning(), stacklevel=4)
             labels = each(lambda values: values[..., 0], labels)
         elif array.ndim != axes:
             raise ValueError(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from lstm_rs.cell import CellSpec
 from lstm_rs.estimators import _params
+from lstm_rs.estimators._base import all_or_nothing
 from lstm_rs.estimators._forecasting import ANY, Forecasting, r2
 from lstm_rs.estimators._rollout import Series
 from lstm_rs.estimators._windows import Form, as_series, check_lengths
@@ -169,6 +170,7 @@ class LSTMForecaster(Forecasting):
         self.difference = difference
         self.stride = stride
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any = None, *, exogenous: Any = None) -> LSTMForecaster:
         """Learn how series go on.
 
@@ -206,6 +208,7 @@ class LSTMForecaster(Forecasting):
         self._train(self._data(series, known, form))
         return self
 
+    @all_or_nothing
     def partial_fit(self, X: Any, y: Any = None, *, exogenous: Any = None) -> LSTMForecaster:
         """Go on for one epoch, on what is given; the scale stays that of the first call.
 

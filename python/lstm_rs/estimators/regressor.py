@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lstm_rs import train
 from lstm_rs.cell import CellSpec
 from lstm_rs.estimators import _params, _sklearn
-from lstm_rs.estimators._base import Examples
+from lstm_rs.estimators._base import Examples, all_or_nothing
 from lstm_rs.estimators._data import Scaler, Sequences, as_sequences
 from lstm_rs.estimators._supervised import Supervised, each, given, together
 
@@ -157,6 +157,7 @@ class LSTMRegressor(Supervised):
         self.per_step = per_step
         self.loss = loss
 
+    @all_or_nothing
     def fit(self, X: Any, y: Any) -> LSTMRegressor:
         """Train anew.
 
@@ -184,6 +185,7 @@ class LSTMRegressor(Supervised):
         self._train(self._examples(sequences, targets))
         return self
 
+    @all_or_nothing
     def partial_fit(self, X: Any, y: Any) -> LSTMRegressor:
         """Train for one epoch, from where it stands.
 

@@ -49,7 +49,7 @@ def panels(ax: Where, heights: Sequence[float], names: str, gap: float = 0.04) -
     divided, `gap` of its height between two.
     """
     from matplotlib.axes import Axes
-    from matplotlib.figure import FigureBase
+    from matplotlib.figure import Figure, FigureBase
 
     count = len(heights)
     if isinstance(ax, Axes):
@@ -60,6 +60,9 @@ def panels(ax: Where, heights: Sequence[float], names: str, gap: float = 0.04) -
         figure: Any = pyplot.figure(figsize=(7.5, 0.8 + 1.15 * sum(heights)), layout="constrained")
     else:
         figure = ax
+    if isinstance(figure, Figure) and figure.get_layout_engine() is None:
+        # Otherwise the panels' names would stand outside.
+        figure.set_layout_engine("constrained")
     if isinstance(figure, FigureBase):
         made = figure.subplots(count, 1, sharex=True, squeeze=False, height_ratios=list(heights))
         return np.asarray(made, dtype=object)[:, 0]
@@ -140,9 +143,12 @@ def time_axis(times: npt.ArrayLike | None, steps: int) -> Time:
     return Time(at, dates, "")
 
 
-def times_of(values: Any, dates: bool) -> list[float]:
+def times_of(name: str, values: Any, dates: bool) -> list[float]:
     """Take one time or several, as numbers on the axis."""
     array = np.atleast_1d(np.asarray(values))
+    if (array.dtype.kind == "M") != dates:
+        wanted = "datetime64, as the times are" if dates else "numbers, as the times are"
+        raise TypeError(f"{name}: expected {wanted}, got {array.dtype}")
     return [float(value) for value in (_date_numbers(array) if dates else array)]
 
 
@@ -156,7 +162,7 @@ def _date_numbers(array: np.ndarray) -> np.ndarray:
 
 def mark_times(axes: Axes, mark: Any, time: Time) -> None:
     """Draw a line across at each of these times, which is seen on dark and on bright."""
-    for at in [] if mark is None else times_of(mark, time.dates):
+    for at in [] if mark is None else times_of("mark", mark, time.dates):
         axes.axvline(at, color="black", linewidth=2.4, label="_mark")
         axes.axvline(at, color="white", linestyle=(0, (4, 3)), linewidth=1.2, label="_mark")
 

@@ -133,7 +133,7 @@ def anomaly(
     Parameters
     ----------
     series : (T,) or (T, F) array
-        The series: up to four columns as lines, more as a map.
+        The series: up to four columns as lines on one axis, so bring them to one scale first; more as a map.
     scores : (T,) array
         The score of each step, higher for more anomalous; NaN where there is none.
     threshold : float, optional
@@ -280,7 +280,7 @@ def _series(name: str, values: npt.ArrayLike) -> np.ndarray:
 
 def _span(span: Any, dates: bool) -> tuple[float, float]:
     """Take the first and the last time of a span."""
-    ends = times_of(span, dates)
+    ends = times_of("spans", span, dates)
     if len(ends) != 2 or not ends[0] <= ends[1]:
         raise ValueError(f"spans: expected pairs of a first and a last step, got {span!r}")
     return ends[0], ends[1]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_rs.layers import _size
+from lstm_rs.train._modules import refuse_masked
 
 Sequences: TypeAlias = np.ndarray | Sequence[npt.ArrayLike]
 
@@ -35,7 +36,7 @@ class Batch(NamedTuple):
     lengths : (N,) int64 array or None
         The valid steps of each; None if all have T.
     carry : bool
-        Does the state of the batch before go on?
+        Does the state of the batch before go on? The model has to keep it.
     """
 
     x: np.ndarray
@@ -57,6 +58,10 @@ class _Rows:
             for k, part in enumerate(parts):
                 if part.ndim != 2:
                     raise ValueError(f"sequences: expected a list of (T, F), got {part.shape} for sequence {k}")
+        for given in [sequences] if isinstance(sequences, np.ndarray) else sequences:
+            refuse_masked("sequences", given)
+        for given in targets if isinstance(targets, list | tuple) else [targets]:
+            refuse_masked("targets", given)
         self.count = len(parts)
         if self.count == 0:
             raise ValueError("sequences: expected at least one, got none")
@@ -66,7 +71,7 @@ class _Rows:
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.end = int(self.lengths.sum())
         self.x = self._join("sequences", parts)
-        if self.x.dtype.kind != "f":
+        if self.x.dtype not in (np.float32, np.float64):
             raise TypeError(f"sequences: expected float32 or float64, got {self.x.dtype}; cast them with .astype")
         self.per_step = per_step
         self.target = None
@@ -213,7 +218,9 @@ class Batches:
 
 
 class TruncatedBatches:
-    """Long sequences in stretches, the state being carried from one to the next: truncated BPTT.
+    """Long sequences in stretches, for truncated BPTT: ``carry`` says where the state of the one before goes on.
+
+    The state is the model's to keep: `Predictor` does.
 
     Parameters
     ----------

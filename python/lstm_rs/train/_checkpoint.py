@@ -48,7 +48,7 @@ class Snapshot:
     weights, best : dict
         By module and name: at the end of the epoch, and of the best one so far if there is validation.
     optimizer : dict
-        What it keeps. Empty where there is no file to write.
+        What it keeps.
     generators : dict
         The states of the generators of random numbers.
     """
@@ -87,13 +87,20 @@ class Keeper:
         batches: Iterable[Any],
         optimizer: Optimizer,
         history: History,
+        run: Mapping[str, str] | None = None,
+        validation: Iterable[Any] | None = None,
     ) -> None:
         self._path = None if path is None else os.fspath(path)
+        self._validation = validation
         self._model, self._batches, self._optimizer, self._history = model, batches, optimizer, history
+        self._run = {} if run is None else dict(run)
         self._written = time.monotonic()
         self._on_disk: Snapshot | None = None
         if self._path is not None:
             # Asked for now: after an hour of training would be late.
+            folder = os.path.dirname(os.path.realpath(self._path))
+            if not os.access(folder, os.W_OK) or os.path.isdir(self._path):
+                raise ValueError(f"checkpoint: expected a file in a folder that can be written to, got {self._path!r}")
             self._safetensors = need("safetensors", "fit with a checkpoint", "safetensors")
             need("safetensors.numpy", "fit with a checkpoint", "safetensors")
             for module in model.modules.values():
@@ -116,15 +123,18 @@ class Keeper:
             best_epoch=history.best_epoch,
             weights=weights,
             best=best,
-            optimizer=self._optimizer.state_dict() if kept else {},
+            optimizer=self._optimizer.state_dict(),
             generators={name: rng.bit_generator.state for name, rng in self._generators().items()} if kept else {},
         )
 
     def _generators(self) -> dict[str, np.random.Generator]:
         """Where the order of the batches and the dropout come from."""
-        sources = {"batches": getattr(self._batches, "rng", None)}
+        sources = {name: getattr(given, "rng", None) for name, given in self._given()}
         sources |= {f"module {name}": getattr(module, "_rng", None) for name, module in self._model.modules.items()}
         return {name: rng for name, rng in sources.items() if isinstance(rng, np.random.Generator)}
+
+    def _given(self) -> tuple[tuple[str, Any], ...]:
+        return ("batches", self._batches), ("validation", self._validation)
 
     def write_now_and_then(self) -> None:
         """Write the newest snapshot if the last writing is long ago."""
@@ -147,6 +157,7 @@ class Keeper:
             "format_version": _VERSION,
             "library": f"lstm_rs {__version__}",
             **self._described(),
+            "run": self._run,
             "best_epoch": last.best_epoch,
             "generators": last.generators,
         }
@@ -157,7 +168,7 @@ class Keeper:
         self._on_disk = last
 
     def _described(self) -> dict[str, Any]:
-        """What a file belongs to."""
+        """What a file belongs to, besides the run."""
         modules = self._model.modules
         return {
             "model": type(self._model).__name__,
@@ -218,6 +229,14 @@ class Keeper:
                 raise ValueError(
                     f"{path}: expected the checkpoint of {what} {_listed(expected)}, got {_listed(said.get(what))}; "
                     f"remove it, or give another path"
+                )
+        before = said.get("run")
+        before = before if isinstance(before, dict) else {}
+        for name in {**self._run, **before}:
+            if self._run.get(name) != before.get(name):
+                raise ValueError(
+                    f"{path}: expected the checkpoint of a run with {name} {self._run.get(name)}, got one with "
+                    f"{before.get(name)}; remove it, or give another path"
                 )
         best, epochs = said.get("best_epoch"), len(tensors.get("history/loss", ()))
         if epochs > 0 and validation != (best is not None):

@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +44,7 @@ def fit(
     resume: bool = False,
     on_epoch: Callable[[History], object] | None = None,
     history: History | None = None,
+    run: Mapping[str, str] | None = None,
 ) -> History:
     """Train a model.
 
@@ -69,11 +72,15 @@ def fit(
         A file to keep the state of training in, at the end of an epoch: every ten seconds, and when `fit` ends,
         whether it is done, stopped by Ctrl-C or by an error. It takes safetensors.
     resume : bool, default False
-        Go on from that file, if it is there. The end is then that of an uninterrupted run, to the bit.
+        Go on from that file, if it is there. With the same data and options the end is that of an uninterrupted run, to
+        the bit. Modules and optimizer have to be of the same kinds and sizes; what else should be the same, `run` says.
     on_epoch : callable, optional
         Called with the history after each epoch.
     history : History, optional
         What to write to, from its beginning; then the caller has it after an exception too.
+    run : mapping of str to str, optional
+        What else a checkpoint belongs to, such as a hash of the data or the options of the optimizer: one that was
+        written with other texts is refused.
 
     Returns
     -------
@@ -88,7 +95,8 @@ def fit(
         After Ctrl-C, when the batch is done, the weights are in place and the checkpoint is written; after a second
         Ctrl-C at once. Only Python's own handler is replaced meanwhile, and only in the main thread.
     ValueError, TypeError
-        If an argument does not make sense, if there are no batches, or if the checkpoint is that of another run.
+        If an argument does not make sense, if there are no batches, if the checkpoint is that of another model,
+        optimizer or `run`, or if the model does not give what `Model` says.
 
     Notes
     -----
@@ -125,7 +133,7 @@ def fit(
     names = _trained(model, optimizer)
     history = History() if history is None else history
     history.clear()
-    keeper = Keeper(checkpoint, model, batches, optimizer, history)
+    keeper = Keeper(checkpoint, model, batches, optimizer, history, run, validation)
     if resume:
         keeper.resume(validation is not None)
     shown = Progress(epochs, len(history.loss), progress)
@@ -151,8 +159,13 @@ def fit(
                 put_weights(model, keeper.last.best)
             keeper.write()
         except BaseException as error:
-            _put_back(model, keeper, history, torn=not isinstance(error, _Stopped))
-            keeper.write()
+            _put_back(model, optimizer, keeper, history, torn=not isinstance(error, _Stopped))
+            try:
+                keeper.write()
+            except OSError as failed:
+                # What ended training is said; this besides.
+                if not isinstance(error, OSError):
+                    warnings.warn(f"fit: the checkpoint cannot be written: {failed}", RuntimeWarning, stacklevel=2)
             if isinstance(error, _Stopped):
                 raise KeyboardInterrupt from None
             raise
@@ -206,6 +219,7 @@ def _train(
         if interrupt.noted:
             raise _Stopped
         loss, gradients = model.loss_and_gradients(batch)
+        _check_answer(loss, gradients, names)
         if not math.isfinite(loss):
             raise FloatingPointError(_not_finite("the loss", loss, optimizer, len(history.loss)))
         trained = [gradients[name] for name in names]
@@ -225,6 +239,18 @@ def _train(
             + ("; a generator can be iterated once, a list or Batches as often as wanted" if history.loss else "")
         )
     return total / sequences, rate
+
+
+def _check_answer(loss: Any, gradients: Any, names: list[str]) -> None:
+    """Refuse what a model of somebody's own should not give."""
+    if not isinstance(loss, float):
+        raise TypeError(f"loss_and_gradients: expected a float as the loss, got {type(loss).__name__}")
+    if not isinstance(gradients, Mapping):
+        raise TypeError(f"loss_and_gradients: expected a dict of gradients by module, got {type(gradients).__name__}")
+    missing = [name for name in names if name not in gradients]
+    if missing:
+        raise KeyError(f"loss_and_gradients: expected gradients for {', '.join(names)}, got none for "
+                       f"{', '.join(missing)}")  # fmt: skip
 
 
 def _judge(model: Model, validation: Iterable[Batch], epoch: int, interrupt: Interrupt) -> float:
@@ -248,13 +274,15 @@ def _judge(model: Model, validation: Iterable[Batch], epoch: int, interrupt: Int
 def _not_finite(what: str, value: float, optimizer: Optimizer, epoch: int) -> str:
     return (
         f"fit: {what} is {value} in epoch {epoch + 1}, after {optimizer.steps} steps; look for NaN or huge numbers in "
-        f"the data, lower the learning rate, or set clip_norm"
+        f"the data, or lower the learning rate"
     )
 
 
-def _put_back(model: Model, keeper: Keeper, history: History, *, torn: bool) -> None:
+def _put_back(model: Model, optimizer: Optimizer, keeper: Keeper, history: History, *, torn: bool) -> None:
     """Leave a model that can be used, and a history of whole epochs."""
     last = keeper.last
+    if torn:
+        optimizer.load_state_dict(last.optimizer)
     history.best_epoch = last.best_epoch
     if last.best is not None:
         put_weights(model, last.best)

@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lstm_rs.train._modules import refuse_masked
+
 
 class Loss(NamedTuple):
     """A loss and its gradient.
@@ -189,6 +191,7 @@ def cross_entropy(
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing: expected from 0 to less than 1, got {label_smoothing!r}")
     _check_prediction(prediction)
+    refuse_masked("target", target)
     labels = np.asarray(target)
     if labels.dtype.kind not in "iu":
         raise TypeError(f"target: expected classes as integers, got {labels.dtype}")
@@ -243,6 +246,7 @@ def _elementwise(
 ) -> Loss:
     """The mean of a formula of the error: it gives the sum, and the gradient of the sum."""
     _check_prediction(prediction)
+    refuse_masked("target", target)
     wanted = np.asarray(target)
     if wanted.dtype.kind not in "fiu":
         raise TypeError(f"target: expected numbers, got {wanted.dtype}")
@@ -269,11 +273,16 @@ def _check_prediction(prediction: np.ndarray) -> None:
 def _mask(prediction: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Which steps count (T, N)."""
     lengths = np.asarray(lengths)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"lengths: expected integers, got {lengths.dtype}")
     if prediction.ndim < 2 or lengths.shape != prediction.shape[1:2]:
         raise ValueError(
             f"lengths: expected one for each of the N sequences of a prediction (T, N, ...), got shape {lengths.shape} "
             f"for a prediction {prediction.shape}"
         )
+    steps = prediction.shape[0]
+    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= steps:
+        raise ValueError(f"lengths: expected 0 to {steps}, the steps, got {lengths.min()} to {lengths.max()}")
     mask: np.ndarray = np.arange(prediction.shape[0])[:, None] < lengths
     return mask
 

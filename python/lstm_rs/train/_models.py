@@ -27,7 +27,20 @@ ModelGradients: TypeAlias = dict[str, dict[str, np.ndarray]]
 
 
 class Model(Protocol):
-    """What `fit` can train."""
+    """What `fit` can train: `Predictor`, `Autoencoder`, or a class of your own with these three.
+
+    Attributes
+    ----------
+    modules : dict of str to Module
+        What owns the weights, by name, in a fixed order.
+
+    Notes
+    -----
+    ``loss_and_gradients(batch)`` gives the loss as a float, and a dict with a dict of arrays for each name in
+    `modules`: the ``weights`` of what `LSTM.backward` and `Linear.backward` return. Hand ``batch.lengths`` on to the
+    passes and the losses. Where ``batch.carry`` is True the model has to start from the state that the batch before
+    ended in, which it keeps itself, as `Predictor` does. The page on training loops has an example.
+    """
 
     @property
     def modules(self) -> dict[str, Module]:

@@ -307,6 +307,15 @@ class LinearWeights(Mapping[str, np.ndarray]):
         return "{" + ", ".join(f"{name}: {array.shape}" for name, array in self.items()) + "}"
 
 
+def refuse_masked(name: str, values: Any) -> None:
+    """Refuse a masked array, whose mask NumPy's functions drop without a word."""
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{name}: expected a value everywhere, got a masked array with gaps; lstm_rs does not fill them: "
+            f"interpolate or drop them first"
+        )
+
+
 def check_names(what: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse a mapping that lacks a name, or has one too many."""
     if not isinstance(given, Mapping):

@@ -12,12 +12,15 @@ There are no parameter groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from lstm_rs.train._modules import Module, check_names
+
+Modules: TypeAlias = Module | Iterable[Module] | Mapping[str, Module]
+"""What an optimizer trains."""
 
 Schedule: TypeAlias = Callable[[int], float]
 """From the number of steps done, 0 at first, to the rate of the next step."""
@@ -28,7 +31,7 @@ class Optimizer:
 
     Parameters
     ----------
-    modules : Module or sequence of Module
+    modules : Module, or iterable or mapping of Module
         What to train; all of one dtype.
     learning_rate : float or callable
         The rate, or a schedule: from the number of steps done, 0 at first, to the rate.
@@ -46,8 +49,10 @@ class Optimizer:
     _slots: tuple[str, ...] = ()
     """The names of the flat arrays that are kept from step to step."""
 
-    def __init__(self, modules: Module | Sequence[Module], learning_rate: float | Schedule) -> None:
-        self.modules: tuple[Module, ...] = tuple(modules) if isinstance(modules, Sequence) else (modules,)
+    def __init__(self, modules: Modules, learning_rate: float | Schedule) -> None:
+        if isinstance(modules, Mapping):
+            modules = list(modules.values())
+        self.modules: tuple[Module, ...] = tuple(modules) if isinstance(modules, Iterable) else (modules,)
         if not self.modules:
             raise ValueError("modules: expected at least one, got none")
         if len({id(module) for module in self.modules}) < len(self.modules):
@@ -141,11 +146,13 @@ class Optimizer:
         for k, (given, views) in enumerate(zip(gradients, self._views, strict=True)):
             check_names(f"gradients of module {k}", given, views)
             for name, view in views.items():
-                array = given[name]
+                array, what = given[name], f"gradient of {name} of module {k}"
+                if not isinstance(array, np.ndarray):
+                    raise TypeError(f"{what}: expected an array, got {type(array).__name__}")
                 if array.shape != view.shape:
-                    raise ValueError(f"gradient of {name}: expected shape {view.shape}, got {array.shape}")
+                    raise ValueError(f"{what}: expected shape {view.shape}, got {array.shape}")
                 if array.dtype != self.dtype:
-                    raise TypeError(f"gradient of {name}: expected {self.dtype}, as the weight is, got {array.dtype}")
+                    raise TypeError(f"{what}: expected {self.dtype}, as the weight is, got {array.dtype}")
                 flat.append(array.reshape(-1))
         return flat
 

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lstm_rs.train._modules import Module
-from lstm_rs.train._optimizer import Optimizer, Schedule
+from lstm_rs.train._optimizer import Modules, Optimizer, Schedule
 
 
 class SGD(Optimizer):
@@ -56,7 +55,7 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        modules: Module | Sequence[Module],
+        modules: Modules,
         learning_rate: float | Schedule,
         *,
         momentum: float = 0.0,
@@ -98,7 +97,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    modules : Module or sequence of Module
+    modules : Module, or iterable or mapping of Module
         As in `Optimizer`.
     learning_rate : float or callable, default 1e-3
         As in `Optimizer`.
@@ -136,12 +135,14 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        modules: Module | Sequence[Module],
+        modules: Modules,
         learning_rate: float | Schedule = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
+        if len(betas) != 2:
+            raise ValueError(f"betas: expected two floats, got {betas!r}")
         for k, beta in enumerate(betas):
             _within(f"betas[{k}]", beta)
         if not eps >= 0.0:
@@ -201,7 +202,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        modules: Module | Sequence[Module],
+        modules: Modules,
         learning_rate: float | Schedule = 1e-3,
         *,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -267,7 +268,12 @@ def clip_grad_norm(gradients: Mapping[str, np.ndarray] | Sequence[Mapping[str, n
     mappings = [gradients] if isinstance(gradients, Mapping) else gradients
     arrays = [array for mapping in mappings for array in mapping.values()]
     # Pairwise sums: exact enough in float32 however many weights there are.
-    norm = math.sqrt(sum(float(np.add.reduce(np.square(array), axis=None)) for array in arrays))
+    with np.errstate(over="ignore"):
+        norm = math.sqrt(sum(float(np.add.reduce(np.square(array), axis=None)) for array in arrays))
+        if math.isinf(norm):
+            # Squares of float32 overflow long before their root does.
+            squares = (np.square(array, dtype=np.float64) for array in arrays)
+            norm = math.sqrt(sum(float(np.add.reduce(square, axis=None)) for square in squares))
     factor = max_norm / (norm + 1e-6)
     if factor < 1.0 and math.isfinite(norm):
         for array in arrays:
