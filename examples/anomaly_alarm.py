@@ -4,8 +4,8 @@
     pip install --no-deps aeon==1.6.0      # BSD-3-Clause; for the data in it
     python examples/anomaly_alarm.py [--plot bleeding.png]
 
-An autoencoder learns to say windows of 32 values again through 16 numbers, from 1,200 values in which all is well. What
-it then cannot say again is like nothing it knows. The series is InternalBleeding16 of the UCR Anomaly Archive (Wu &
+An autoencoder learns to reconstruct windows of 32 values from 16 numbers, of 1,200 values in which all is well. What it
+then cannot reconstruct is like nothing it knows. The series is InternalBleeding16 of the UCR Anomaly Archive (Wu &
 Keogh 2021), in which one stretch of 12 values is wrong.
 """
 

@@ -3,8 +3,8 @@
     pip install '.[plot]'
     python examples/sunspot_forecast.py [--plot sunspots.png]
 
-The forecaster learns from the years before 1920. From then on it says the number of each next year, having seen all
-years before, and is compared with a forecast that takes no skill: next year is as this year. At last it goes on by
+The forecaster learns from the years before 1920. From then on it forecasts each next year, having seen all years
+before, and is compared with a forecast that takes no skill: next year is as this year. At last it goes on by
 itself from the end of the data, its own forecasts being what it sees.
 """
 

@@ -1,7 +1,7 @@
 """Train an LSTM on the sunspots and look inside: ``python -m lstm_rs demo``.
 
 The number of sunspots swings in cycles of about eleven years, no two alike in height or length. An
-`lstm_rs.estimators.LSTMForecaster` reads one year after the other and says what the next one brings. It learns from the
+`lstm_rs.estimators.LSTMForecaster` reads one year after the other and forecasts the next. It learns from the
 years before 1920 and is judged on those from 1920 on. For each forecast it has seen the true numbers of all the years
 before, as an observatory would have.
 
@@ -55,15 +55,15 @@ def to_network(numbers: np.ndarray) -> np.ndarray:
 
 
 def to_numbers(values: np.ndarray) -> np.ndarray:
-    """Turn what the network says into sunspot numbers, none of them below 0."""
+    """Turn what the network forecasts into sunspot numbers, none of them below 0."""
     return np.asarray(np.maximum(values, 0) ** 2)
 
 
 def forecasts(forecaster: LSTMForecaster, numbers: np.ndarray) -> np.ndarray:
     """Forecast each year (Y,) from the years before it; there is none for the first."""
-    # Row t is what was said at the end of year t of the next.
-    said = to_numbers(forecaster.predict_all(to_network(numbers))[:-1, 0])
-    return np.concatenate([[np.nan], said])
+    # Row t is what was forecast at the end of year t for the next.
+    made = to_numbers(forecaster.predict_all(to_network(numbers))[:-1, 0])
+    return np.concatenate([[np.nan], made])
 
 
 class Errors(NamedTuple):

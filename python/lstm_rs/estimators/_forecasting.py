@@ -1,7 +1,7 @@
 """What `LSTMForecaster` is made of, behind its public methods: checks, scales, windows, and where forecasts go on from.
 
-Series are scaled by column, and so are the columns that are known ahead; what the network says is scaled once more when
-it is a difference, because those are small where a series is smooth.
+Series are scaled by column, and so are the columns that are known ahead; what the network predicts is scaled once more
+when it is a difference, because those are small where a series is smooth.
 """
 
 from __future__ import annotations
@@ -195,9 +195,9 @@ class Forecasting(SequenceEstimator):
         return series, results, form
 
 
-def r2(came: np.ndarray, said: np.ndarray) -> float:
+def r2(came: np.ndarray, predicted: np.ndarray) -> float:
     """R2 of (n, k), as a mean over columns; 0 for a constant column that is not forecast exactly, as scikit-learn's."""
-    residual = np.square(came - said).sum(axis=0)
+    residual = np.square(came - predicted).sum(axis=0)
     total = np.square(came - came.mean(axis=0)).sum(axis=0)
     ratio = np.divide(residual, total, out=(residual != 0.0).astype(np.float64), where=total != 0.0)
     return float(np.mean(1.0 - ratio))

@@ -100,7 +100,7 @@ class Reconstructing(SequenceEstimator):
             mean.add(rows, np.square(self.model_(x) - x, dtype=np.float64).mean(axis=2))
         return mean.value()
 
-    def _said_again(self, windows: Windows, shape: tuple[int, ...]) -> np.ndarray:
+    def _reconstructed(self, windows: Windows, shape: tuple[int, ...]) -> np.ndarray:
         mean = _Mean(shape)
         for rows, x in self._groups(windows):
             mean.add(rows, self.model_(x))
@@ -108,7 +108,7 @@ class Reconstructing(SequenceEstimator):
 
 
 class _Mean:
-    """The mean of what windows say of each row."""
+    """The mean over the windows that hold each row."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._sum, self._count = np.zeros(shape), np.zeros((shape[0], *(1 for _ in shape[1:])))

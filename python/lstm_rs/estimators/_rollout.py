@@ -1,10 +1,10 @@
 """How a network that has read a series goes on: one look, many steps, or from every step of it at once.
 
-At step t the network reads the values and what is known of the steps ahead, and says A steps::
+At step t the network reads the values and what is known of the steps ahead, and predicts A steps::
 
     [v_t, e_{t+1}, ..., e_{t+A}] -> LSTM -> Linear -> v_{t+1}, ..., v_{t+A}
 
-A is the horizon (direct), or 1; then it reads on what it has just said (recursive). With `difference` it says
+A is the horizon (direct), or 1; then it reads on what it has just predicted (recursive). With `difference` it gives
 v_{t+j} - v_t, brought to mean 0 and deviation 1 for each j by itself.
 
 An LSTM goes on from a state, so h steps cost h steps, however long the past. From every step at once they cost h steps
@@ -72,11 +72,11 @@ class Network:
     lstm, linear
         The modules.
     ahead : int
-        A, the steps that it says at once.
+        A, the steps that it predicts at once.
     difference : bool
-        Does it say differences to the last value?
+        Does it predict differences to the last value?
     changes : Scaler
-        Of what it says, (A*k,).
+        Of what it predicts, (A*k,).
     """
 
     lstm: LSTM
@@ -95,17 +95,17 @@ class Network:
         for x, _ in _chunks(series, self.ahead, count):
             outputs, state = self.lstm(x[:, None], state)
             y = outputs[-1]
-        said: np.ndarray = self._said(y, series.values[-1:])[0]
+        first: np.ndarray = self._predicted(y, series.values[-1:])[0]
         if self.ahead > 1 or steps == 1:
-            return said[:steps]
-        result = np.empty((steps, said.shape[1]), said.dtype)
-        result[0] = said[0]
+            return first[:steps]
+        result = np.empty((steps, first.shape[1]), first.dtype)
+        result[0] = first[0]
         stream = self.lstm.stream()
         assert state is not None
         stream.state = state
         for j in range(1, steps):
             x_t = np.concatenate([result[j - 1 : j], series.exogenous[count + j : count + j + 1]], axis=1)
-            result[j] = self._said(stream.step(x_t), result[j - 1 : j])[0, 0]
+            result[j] = self._predicted(stream.step(x_t), result[j - 1 : j])[0, 0]
         return result
 
     def all(self, series: Series, steps: int) -> np.ndarray:
@@ -116,16 +116,16 @@ class Network:
         for x, rows in _chunks(series, self.ahead, len(values)):
             if self.ahead > 1 or steps == 1:
                 y, state = self.lstm(x[:, None], state)
-                result[rows] = self._said(y[:, 0], values[rows])[:, :steps]
+                result[rows] = self._predicted(y[:, 0], values[rows])[:, :steps]
                 continue
             y, states, state = _every_state(self.lstm, x, state)
-            result[rows, 0] = self._said(y, values[rows])[:, 0]
+            result[rows, 0] = self._predicted(y, values[rows])[:, 0]
             stream = self.lstm.stream(len(x))
             stream.state = states
             for j in range(1, steps):
                 later = exogenous[rows.start + j + 1 : rows.stop + j + 1]
                 before = result[rows, j - 1]
-                result[rows, j] = self._said(stream.step(np.concatenate([before, later], axis=1)), before)[:, 0]
+                result[rows, j] = self._predicted(stream.step(np.concatenate([before, later], axis=1)), before)[:, 0]
         return result
 
     def state(self, series: Series, count: int) -> State:
@@ -139,7 +139,7 @@ class Network:
             return State(zeros, zeros)
         return state
 
-    def _said(self, y: np.ndarray, last: np.ndarray) -> np.ndarray:
+    def _predicted(self, y: np.ndarray, last: np.ndarray) -> np.ndarray:
         """From outputs (n, P), and the values (n, k) of their steps, to what comes (n, A, k)."""
         out = self.linear(y)
         out = out * self.changes.deviation.astype(out.dtype) + self.changes.mean.astype(out.dtype)
@@ -158,7 +158,7 @@ def inputs(series: Series, rows: np.ndarray, ahead: int) -> np.ndarray:
 
 
 def targets(values: np.ndarray, rows: np.ndarray, ahead: int, difference: bool) -> np.ndarray:
-    """What it should say at these rows, before it is scaled: (..., A*k)."""
+    """What it should predict at these rows, before it is scaled: (..., A*k)."""
     later = values.take(rows[..., None] + np.arange(1, ahead + 1), axis=0)
     if difference:
         later = later - values.take(rows, axis=0)[..., None, :]

@@ -23,7 +23,7 @@ from lstm_rs.estimators._data import as_sequence, check_features, refuse_odd
 from lstm_rs.train import Batch
 
 Cut: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, "np.ndarray | None"]]
-"""From row numbers (W, N) to what the network reads (W, N, F), and what it should say."""
+"""From row numbers (W, N) to what the network reads (W, N, F), and its target."""
 
 
 class Form(NamedTuple):
@@ -131,7 +131,7 @@ def starts_of(lengths: list[int], span: int, stride: int, *, last: bool = False)
     lengths : list of int
         The steps of each series.
     span : int
-        The steps that a window needs, with those past its end that it should say.
+        The steps that a window needs, with those past its end that are its target.
     stride : int
         From one window to the next.
     last : bool, default False

@@ -1,7 +1,7 @@
 """`LSTMAutoencoder`: what a series usually does, and where it does something else.
 
-Windows of W steps go through a few numbers and come out again. What the network has often seen it can say again, what
-it has not it says wrongly::
+Windows of W steps go through a few numbers and come out again. What the network has often seen it reconstructs, what
+it has not comes out wrong::
 
     x (W, F) -> LSTM -> latent (Z,) -> LSTM -> x' (W, F)          e_t = mean over F of (x_t - x'_t)^2, scaled
     score of step t = mean of e_t over the windows that hold it
@@ -29,7 +29,7 @@ from lstm_rs.estimators._reconstructing import Reconstructing
 
 
 class LSTMAutoencoder(Reconstructing):
-    """Anomalies of a series, by an LSTM that says windows of it again through a few numbers.
+    """Anomalies of a series, by an LSTM that reconstructs windows of it from a few numbers.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ class LSTMAutoencoder(Reconstructing):
 
     @all_or_nothing
     def fit(self, X: Any, y: Any = None) -> LSTMAutoencoder:
-        """Learn to say windows of a series again.
+        """Learn to reconstruct windows of a series.
 
         Parameters
         ----------
@@ -358,12 +358,12 @@ class LSTMAutoencoder(Reconstructing):
         return self.fit(X, y).transform(X)
 
     def reconstruct(self, X: Any) -> Any:
-        """Say a series again.
+        """Reconstruct a series.
 
         Parameters
         ----------
         X : (T,) or (T, F) array, or list of such
-            What to say again.
+            What to reconstruct.
 
         Returns
         -------
@@ -384,10 +384,10 @@ class LSTMAutoencoder(Reconstructing):
         """
         self._check_fitted("reconstruct")
         series, form = self._checked(X)
-        return form.give([self.scaler_.unscale(self._said_again(self._windows([one]), one.shape)) for one in series])
+        return form.give([self.scaler_.unscale(self._reconstructed(self._windows([one]), one.shape)) for one in series])
 
     def score(self, X: Any, y: Any = None) -> float:
-        """How well a series is said again: minus the mean of its scores, for searches over parameters.
+        """How well a series is reconstructed: minus the mean of its scores, for searches over parameters.
 
         Examples
         --------

@@ -1,10 +1,10 @@
 """`LSTMForecaster`: how a series goes on.
 
-At every step the network reads the values, and what is known ahead, and says what comes; `_rollout` has the equations.
-It learns from windows of W steps. Each begins from a state of zeros, so its first W // 4 steps do not count in the
-loss: without a past nobody can forecast. A forecast itself reads all of the series that it is given.
+At every step the network reads the values, and what is known ahead, and predicts what comes; `_rollout` has the
+equations. It learns from windows of W steps. Each begins from a state of zeros, so its first W // 4 steps do not count
+in the loss: without a past nobody can forecast. A forecast itself reads all of the series that it is given.
 
-What it says is the difference to the last value, unless ``difference=False``. Where a series drifts, the level that
+What it predicts is the difference to the last value, unless ``difference=False``. Where a series drifts, the level that
 comes may be one that was never seen. One step ahead, as a share of persistence's error, on the last third of each:
 a season on a rising line 0.99 (the value itself: 3.8), a random walk 1.09 (1.7), a season in noise 0.79 (0.73). On the
 sunspots it is a draw before 1920, 0.63 (0.61), and the value itself is better from then on.
@@ -37,13 +37,13 @@ class LSTMForecaster(Forecasting):
     horizon : int, default 1
         h, the steps ahead.
     strategy : {"direct", "recursive"}, default "direct"
-        "direct" says all steps at once, and learns each for itself. "recursive" learns to say the next one, and then
-        reads on what it has said; it can go on for any number of steps.
+        "direct" predicts all steps at once, and learns each for itself. "recursive" learns to predict the next one, and
+        then reads on what it has predicted; it can go on for any number of steps.
     window : int, default 64
         W, the steps of a training window. What the network should learn to remember has to fit into it.
     difference : bool, default True
-        Say the difference to the last value, not the value? Better where a series drifts; where it always comes back
-        to one level, False may be better.
+        Predict the difference to the last value, not the value? Better where a series drifts; where it always
+        comes back to one level, False may be better.
     stride : int, default 1
         From one training window to the next.
     hidden_size, num_layers : int, default 32 and 1
@@ -90,7 +90,7 @@ class LSTMForecaster(Forecasting):
     n_features_in_, n_exogenous_ : int
         k and m: the columns of X, all of which are forecast, and those that are known ahead.
     scaler_, exogenous_scaler_, changes_ : object
-        ``mean`` and ``deviation`` of the columns, of those known ahead, and of what the network says.
+        ``mean`` and ``deviation`` of the columns, of those known ahead, and of what the network predicts.
 
     Notes
     -----
@@ -322,7 +322,7 @@ class LSTMForecaster(Forecasting):
         -------
         (T, h) or (T, h, k) float64 array, or list of such
             Row t has the forecasts for steps t+1 to t+h, made at the end of step t; NaN where the exogenous columns
-            that they need are not given. It is what `predict` says of the first t+1 steps, to the bit; nothing in it
+            that they need are not given. It is what `predict` gives for the first t+1 steps, to the bit; nothing in it
             depends on later values of X.
 
         Raises
@@ -379,11 +379,11 @@ class LSTMForecaster(Forecasting):
         check_lengths(
             series, form, first + 1 + reach, f"{first} of a warm-up, one to forecast from and {reach} after it"
         )
-        said, came = [], []
+        predicted, came = [], []
         for one, forecasts in zip(series, results, strict=True):
             for j in range(1, horizon + 1):
                 part = forecasts[first : len(one) - j, j - 1]
                 given = np.isfinite(part).all(axis=1)
-                said.append(part[given])
+                predicted.append(part[given])
                 came.append(one[first + j :][given] if len(part) else one[:0])
-        return r2(np.concatenate(came), np.concatenate(said))
+        return r2(np.concatenate(came), np.concatenate(predicted))

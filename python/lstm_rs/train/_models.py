@@ -1,12 +1,12 @@
 """Models: modules put together, with a loss and its gradients for all their weights.
 
-`Predictor` reads a sequence and says a value for it, or for each of its steps::
+`Predictor` reads a sequence and predicts a value for it, or for each of its steps::
 
     x (T, N, F) -> LSTM -> h (N, D*P) of the end, or y (T, N, D*P) -> Linear -> prediction -> loss
 
-`Autoencoder` says a sequence again, through a few numbers (Srivastava, Mansimov, Salakhutdinov 2015)::
+`Autoencoder` reconstructs a sequence from a few numbers (Srivastava, Mansimov, Salakhutdinov 2015)::
 
-    x (T, N, F) -> LSTM -> h (N, D*P) -> Linear -> latent (N, Z), at each step -> LSTM -> Linear -> x again
+    x (T, N, F) -> LSTM -> h (N, D*P) -> Linear -> latent (N, Z), at each step -> LSTM -> Linear -> x reconstructed
 
 The gradients are written out: each pass backward mirrors the pass forward above it.
 """
@@ -163,7 +163,7 @@ class Predictor:
 
 
 class Autoencoder:
-    """An LSTM that reads a sequence into a few numbers, and one that says it again.
+    """An LSTM that reads a sequence into a few numbers, and one that reconstructs it.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class Autoencoder:
     to_output : Linear
         From the decoder's outputs to F features.
     loss : LossFunction, default `mse`
-        Between the sequence and what has been said again.
+        Between the sequence and its reconstruction.
 
     Raises
     ------
@@ -185,8 +185,8 @@ class Autoencoder:
 
     Notes
     -----
-    The autoencoder of Srivastava et al. [1]_ with an unconditional decoder: it never sees what it has said before. Here
-    the latent is its input at every step, not its initial state, and the sequence is said in its own order.
+    The autoencoder of Srivastava et al. [1]_ with an unconditional decoder: it never sees its earlier outputs. Here the
+    latent is its input at every step, not its initial state, and the sequence is reconstructed in its own order.
 
     References
     ----------
@@ -240,12 +240,12 @@ class Autoencoder:
         return self.to_latent(_final(self.encoder, state))
 
     def decode(self, latent: np.ndarray, steps: int, lengths: Lengths = None) -> np.ndarray:
-        """Say sequences (T, N, F) of so many steps from their latents (N, Z)."""
+        """Reconstruct sequences (T, N, F) of so many steps from their latents (N, Z)."""
         y, _ = self.decoder(_repeat(latent, steps), None, lengths)
         return self.to_output(y)
 
     def __call__(self, x: np.ndarray, lengths: Lengths = None) -> np.ndarray:
-        """Say sequences x (T, N, F) again. Past the end of a sequence it means nothing."""
+        """Reconstruct sequences x (T, N, F). Past the end of a sequence it means nothing."""
         return self.decode(self.encode(x, lengths), len(x), lengths)
 
     def loss(self, batch: Batch) -> float:
