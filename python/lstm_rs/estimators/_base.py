@@ -283,7 +283,7 @@ class SequenceEstimator(_params.Parameters):
             for array in (batch.x, batch.target, batch.lengths):
                 if array is not None:
                     digest.update(f"{array.shape} {array.dtype}".encode())
-                    digest.update(np.ascontiguousarray(array))
+                    digest.update(array.tobytes())
         # How far training goes may change where the rate does not depend on it.
         free = {"verbose", "checkpoint", "resume"} | ({"epochs"} if self.schedule == "constant" else set())
         params = _saving.plain_params({name: value for name, value in self._as_fitted.items() if name not in free})

@@ -188,7 +188,7 @@ class Scaler:
             span = np.where(constant, 1.0, high - low)
             mean = sum((np.sum(rows[b], axis=0, dtype=np.float64) for b in blocks), np.zeros(1)) / len(rows)
             square = sum((np.sum(np.square((rows[b] - mean) / span), axis=0) for b in blocks), np.zeros(1)) / len(rows)
-        return cls(mean, np.where(constant, 1.0, span * np.sqrt(square)))
+        return cls(np.asarray(mean), np.where(constant, 1.0, span * np.sqrt(square)))
 
     @classmethod
     def identity(cls, features: int) -> Scaler:
