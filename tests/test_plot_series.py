@@ -176,3 +176,28 @@ def test_wrong_histories_get_a_sentence():
         plot.history([1.0, 2.0], ax=axes())
     with pytest.raises(ValueError, match=r"^history: expected at least one epoch, got none$"):
         plot.history(History(), ax=axes())
+
+
+def test_spans_and_times_are_of_one_kind():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    days = np.datetime64("2024-01-01") + np.arange(20)
+    wrong = [
+        ({"times": days, "spans": [(3, 5)]}, "spans: expected datetime64, as the times are, got int64"),
+        ({"spans": [(days[3], days[5])]}, "spans: expected numbers, as the times are, got datetime64"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(TypeError, match=message):
+            plot.anomaly(np.arange(20.0), np.arange(20.0), ax=Figure(), **options)
+
+
+def test_a_figure_without_a_layout_gets_one():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    bare, own = Figure(), Figure(layout="tight")
+    for figure in (bare, own):
+        plot.anomaly(np.arange(20.0), np.arange(20.0), ax=figure)
+    assert type(bare.get_layout_engine()).__name__ == "ConstrainedLayoutEngine"
+    assert type(own.get_layout_engine()).__name__ == "TightLayoutEngine"

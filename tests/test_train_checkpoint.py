@@ -400,3 +400,25 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint: expected a file in a folder .*nowhere"):
         Run(0).fit(checkpoint=tmp_path / "nowhere" / "run.safetensors", epochs=1)
+
+
+def test_a_shuffled_validation_goes_on_as_it_was(tmp_path):
+    """Its order decides on the last bits of its loss, and so, in the end, on the best epoch."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 5, 2)).astype(np.float32), rng.normal(size=(40, 1)).astype(np.float32)
+
+    def run(epochs, **options):
+        lstm, linear = LSTM(2, 4, seed=0), train.Linear(4, 1, seed=0)
+        batches = train.Batches(x[:20], y[:20], batch_size=7, rng=0)
+        held_out = train.Batches(x[20:], y[20:], batch_size=3, rng=1)
+        model = train.Predictor(lstm, linear, train.mse)
+        optimizer = train.Adam(model.modules, 0.01)
+        history = train.fit(model, batches, optimizer, epochs=epochs, validation=held_out, **options)
+        return history, held_out.rng.bit_generator.state
+
+    path = tmp_path / "run.safetensors"
+    whole, state = run(6)
+    run(3, checkpoint=path)
+    resumed, resumed_state = run(6, checkpoint=path, resume=True)
+    assert resumed.validation_loss == whole.validation_loss
+    assert resumed_state == state

@@ -268,3 +268,9 @@ def test_refusals(call, error, message):
     with pytest.raises(error, match=message):
         call()
     assert all(np.array_equal(before[name], LINEAR.weights[name]) for name in before)
+
+
+def test_the_norm_of_what_overflows_when_squared():
+    gradients = {"weight": np.array([3e19, 4e19], np.float32)}
+    assert train.clip_grad_norm(gradients, 1.0) == pytest.approx(5e19, rel=1e-6)
+    np.testing.assert_allclose(gradients["weight"], [0.6, 0.8], rtol=1e-5)
