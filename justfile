@@ -191,6 +191,12 @@ neon:
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L $root -E LD_LIBRARY_PATH=$root/lib"
     cargo test --lib --target $target --target-dir target/aarch64
 
+# each Rust crate with the reason why it is there; licences and sources, and in `cargo deny check advisories` known faults
+dependencies:
+    cargo install --quiet --locked --debug --root target/tools cargo-deny@0.20.2
+    target/tools/bin/cargo-deny --locked check licenses bans sources
+    {{ python }} tests/check_dependencies.py
+
 # sigmoid and tanh over all float32 values: prints the worst error in units in the last place; a minute
 exhaustive:
     LSTM_RS_EXHAUSTIVE=1 cargo test --lib numbers_are_within -- --nocapture
