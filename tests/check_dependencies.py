@@ -48,9 +48,8 @@ def main() -> int:
         print(f"{'  ' * depth + crate:<38}{known.get(crate.split()[0], '')}{where}")
     wrong = check(crates, known)
     print(*wrong, sep="\n")
-    print(
-        f"{len({name for _, name in crates}) - 1} crates, {len(linked) - 1} of them linked, on all platforms taken together"
-    )
+    others = len({crate for _, crate in crates}) - 1
+    print(f"{others} crates, {len(linked) - 1} of them linked, on all platforms taken together")
     return bool(wrong)
 
 
