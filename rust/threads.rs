@@ -157,5 +157,7 @@ impl<H> OneEach<H> {
     }
 }
 
+#[cfg(all(test, loom))]
+mod models;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod tests;

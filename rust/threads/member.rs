@@ -60,6 +60,14 @@ impl Member {
     }
 }
 
+#[cfg(all(test, loom))]
+impl Member {
+    /// Waits for its thread to end.
+    pub(super) fn dismiss(self) {
+        self.handle.join().unwrap();
+    }
+}
+
 impl Desk {
     /// Waits for a region and works on it, as worker `index`.
     pub(super) fn serve(&self, index: usize) {
