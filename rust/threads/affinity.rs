@@ -7,7 +7,7 @@
 
 pub(super) use system::{Set, here, keep_off, set};
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(all(test, loom))))]
 mod system {
     use std::mem::size_of;
     use std::os::unix::thread::{JoinHandleExt, RawPthread};
@@ -16,7 +16,7 @@ mod system {
     /// CPUs up to 1,024, as the system's own type has.
     #[derive(Clone, Copy, PartialEq, Debug)]
     #[repr(transparent)]
-    pub(in crate::threads) struct Set([u64; 16]);
+    pub(in super::super) struct Set([u64; 16]);
 
     unsafe extern "C" {
         fn sched_getcpu() -> i32;
@@ -26,13 +26,13 @@ mod system {
     }
 
     /// The CPU under this thread.
-    pub(in crate::threads) fn here() -> Option<usize> {
+    pub(in super::super) fn here() -> Option<usize> {
         // SAFETY: it asks for nothing, and says -1 where it does not know.
         usize::try_from(unsafe { sched_getcpu() }).ok()
     }
 
     /// Lets a thread run on any CPU that it runs on now but this one: where it might run before, if that has changed.
-    pub(in crate::threads) fn keep_off(thread: &JoinHandle<()>, cpu: usize) -> Option<Set> {
+    pub(in super::super) fn keep_off(thread: &JoinHandle<()>, cpu: usize) -> Option<Set> {
         let mut home = Set([0; 16]);
         // SAFETY: the handle's thread has not been joined, and the set has so many bytes.
         let known = unsafe { pthread_getaffinity_np(thread.as_pthread_t(), size_of::<Set>(), &raw mut home) };
@@ -47,25 +47,25 @@ mod system {
     }
 
     /// Lets this thread run on these CPUs.
-    pub(in crate::threads) fn set(set: &Set) {
+    pub(in super::super) fn set(set: &Set) {
         // SAFETY: the set has so many bytes. Where it is refused, the thread stays where it may run.
         unsafe { pthread_setaffinity_np(pthread_self(), size_of::<Set>(), set) };
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), all(test, loom)))]
 mod system {
-    use std::thread::JoinHandle;
+    use super::super::sync::thread::JoinHandle;
 
-    pub(in crate::threads) enum Set {}
+    pub(in super::super) enum Set {}
 
-    pub(in crate::threads) fn here() -> Option<usize> {
+    pub(in super::super) fn here() -> Option<usize> {
         None
     }
 
-    pub(in crate::threads) fn keep_off(_: &JoinHandle<()>, _: usize) -> Option<Set> {
+    pub(in super::super) fn keep_off(_: &JoinHandle<()>, _: usize) -> Option<Set> {
         None
     }
 
-    pub(in crate::threads) fn set(_: &Set) {}
+    pub(in super::super) fn set(_: &Set) {}
 }

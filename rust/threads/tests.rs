@@ -1,7 +1,10 @@
 //! The team: what is shared out, who waits, and what happens when something goes wrong.
 
+use super::wait::cores;
 use super::*;
-use std::sync::atomic::AtomicU32;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The team is one for all tests: those that need it take turns.
 pub(crate) fn turn() -> MutexGuard<'static, ()> {

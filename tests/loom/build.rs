@@ -1,0 +1,5 @@
+//! Says that this is a model.
+
+fn main() {
+    println!("cargo::rustc-cfg=loom");
+}
