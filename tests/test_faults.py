@@ -46,8 +46,10 @@ class Stop(Exception):
 
 
 def stopped_at(line, change):
-    """Runs `change`, with an exception at that line of the library's Python code, as a signal's handler raises it; False
-    if it has fewer lines."""
+    """Runs `change`, with an exception at that line of the library's Python code, as the handler of a signal raises it.
+
+    False if there are fewer lines.
+    """
     lines = 0
 
     def trace(frame, event, _):

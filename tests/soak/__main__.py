@@ -3,9 +3,9 @@
     python tests/soak --minutes 60 [--seed N]
 
 It draws operations at random until the time is up: passes, layers, streams, read-outs, fits, files and pickles, in all
-shapes, dtypes, cells, instruction sets and numbers of threads; Python threads, forks and other processes; refused calls,
-Ctrl-C and other signals in the middle of long calls, recursion, and too little memory. The answers' bits are compared with
-those that the same calls gave at the beginning. At the end it prints what was done, and exits with 1 where
+shapes, dtypes, cells, instruction sets and numbers of threads; Python threads, forks and other processes; refused
+calls, Ctrl-C and other signals in the middle of long calls, recursion, and too little memory. The answers' bits are
+compared with those that the same calls gave at the beginning. At the end it prints what was done, and exits with 1 where
 
 * a bit was wrong, or an exception or an exit status another than the right one;
 * the memory in use grew by more than --growth MiB from the tenth of the run after its first three to the last tenth;

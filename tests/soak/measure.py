@@ -46,8 +46,8 @@ class Tally:
 def settle():
     """Gives back to the system what nobody uses, so that only what is kept is measured.
 
-    What lstm_rs keeps for large results to come, up to 256 MiB of each dtype, is brought to the same amount each time: it
-    drops what has lain there longest.
+    What lstm_rs keeps for large results to come, up to 256 MiB of each dtype, is brought to the same amount each time:
+    it drops what has lain there longest.
     """
     for dtype in (np.float32, np.float64):
         columns = (60 << 20) // (4096 * dtype().itemsize)

@@ -1,8 +1,8 @@
 """A few hundred calls, each with the digest of what it answered when it was made.
 
-A call is known by its kind and its seed alone, so that a process of its own can make it, too. `Call.digest` runs it once
-and takes the digest of all arrays that come out; the passes promise the same bits on every instruction set and for any
-number of threads, so that whoever runs it later has one number to compare with.
+A call is known by its kind and its seed alone, so that a process of its own can make it, too. `Call.digest` runs it
+once and takes the digest of all arrays that come out; the passes promise the same bits on every instruction set and for
+any number of threads, so that whoever runs it later has one number to compare with.
 """
 
 import copy
@@ -272,8 +272,7 @@ class Steps(Call):
 # By name: the order is part of what a call is made of.
 KINDS = ["forward", "backward", "layer", "stream", "linear", "copied", "saved", "edited", "fit", "steps"]
 CLASSES = dict(zip(KINDS, [Forward, Backward, Layer, Stream, Linear, Copied, Saved, Edited, Fit, Steps], strict=True))
-COUNTS = {"forward": 70, "backward": 70, "layer": 50, "stream": 30, "linear": 20, "copied": 20, "saved": 10, "edited": 20,
-          "fit": 8, "steps": 10}  # fmt: skip
+COUNTS = dict(zip(KINDS, [70, 70, 50, 30, 20, 20, 10, 20, 8, 10], strict=True))
 
 
 def make(kind, seed):

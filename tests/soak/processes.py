@@ -117,7 +117,7 @@ class Limit:
 
 
 class Hungry:
-    """Calls that ask for many megabytes at many places, by name, and how many megabytes; made when they are asked for."""
+    """Calls that ask for many megabytes at many places, by name, and how many."""
 
     def __init__(self):
         f = np.float32
@@ -159,7 +159,7 @@ class Hungry:
 
 
 def starve(soak, name, room):
-    """Runs a hungry call in so little room, and keeps its answers until there is none; then once more. An exit status."""
+    """Runs a hungry call in so little room, keeping its answers until there is none; then once more: an exit status."""
     status, kept = FINE, []
     try:
         with Limit(room):
