@@ -90,6 +90,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(check_cell, module)?)?;
     module.add_function(wrap_pyfunction!(passes::forward, module)?)?;
     module.add_function(wrap_pyfunction!(passes::backward, module)?)?;
+    arrays::touch_workspaces();
     module.add_function(wrap_pyfunction!(layers::backward_layers, module)?)?;
     module.add_function(wrap_pyfunction!(linear::linear, module)?)?;
     module.add_function(wrap_pyfunction!(linear::linear_backward, module)?)?;

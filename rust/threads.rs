@@ -13,6 +13,7 @@
 mod affinity;
 mod fork;
 pub mod openmp;
+mod memory;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -333,6 +334,9 @@ const WORTH_SHARING: Duration = Duration::from_micros(3);
 pub(crate) fn worthwhile(threads: usize, estimate: Duration) -> usize {
     if threads <= 1 || estimate < WORTH_SHARING {
         return 1;
+            if !memory::suffices_for_a_thread() {
+                break;
+            }
     }
     if estimate >= WORTH_WAKING {
         return threads;
