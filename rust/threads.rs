@@ -6,14 +6,15 @@
 //! * Threads that another library lends come first: see `openmp.rs`.
 //! * A team that is busy with another call is not waited for: the caller then works alone.
 //! * A team belongs to a process: a forked child makes its own.
+//! * A fork in the middle of a call, which a signal's handler on the caller's thread can make, ends the call in the child.
 //! * A panic in one worker releases the others from their barrier and goes on in the caller; the team stays usable.
 //!
 //! Nothing here decides what is shared out, and no answer depends on it.
 
 mod affinity;
 mod fork;
-pub mod openmp;
 mod memory;
+pub mod openmp;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -31,6 +32,13 @@ struct Line<T>(T);
 
 /// A panic that only says that another worker has panicked.
 struct Bystander;
+
+/// A panic that says that this process was forked in the middle of the call, by the caller's own thread: the workers that
+/// it waits for are in the parent.
+pub(crate) struct Orphan;
+
+/// How many forks lie between this process and the one that first asked.
+static FORKS: AtomicUsize = AtomicUsize::new(0);
 
 /// One of those that share a call.
 pub(crate) struct Worker<'a> {
@@ -92,6 +100,8 @@ struct Barrier {
     arrived: Line<AtomicUsize>,
     generation: Line<AtomicUsize>,
     broken: AtomicBool,
+    /// [`FORKS`] when the region began.
+    forks: usize,
 }
 
 impl Barrier {
@@ -100,7 +110,13 @@ impl Barrier {
             arrived: Line(AtomicUsize::new(0)),
             generation: Line(AtomicUsize::new(0)),
             broken: AtomicBool::new(false),
+            forks: FORKS.load(Ordering::Relaxed),
         }
+    }
+
+    /// Is this a child in which nobody else comes?
+    fn is_orphaned(&self) -> bool {
+        FORKS.load(Ordering::Relaxed) != self.forks
     }
 
     #[inline(always)]
@@ -112,7 +128,8 @@ impl Barrier {
             self.generation.0.store(generation.wrapping_add(1), Ordering::Release);
         } else {
             let moved_on = || self.generation.0.load(Ordering::Acquire) != generation;
-            until(|| moved_on() || self.broken.load(Ordering::Relaxed), Duration::MAX, count);
+            let given_up = || self.broken.load(Ordering::Relaxed) || self.is_orphaned();
+            until(|| moved_on() || given_up(), Duration::MAX, count);
             if !moved_on() {
                 resume_unwind(Box::new(Bystander));
             }
@@ -273,6 +290,7 @@ static TEAM: AtomicPtr<Team> = AtomicPtr::new(std::ptr::null_mut());
 
 extern "C" fn forget_team() {
     TEAM.store(std::ptr::null_mut(), Ordering::Relaxed);
+    FORKS.fetch_add(1, Ordering::Relaxed);
     openmp::forget();
 }
 
@@ -316,6 +334,9 @@ impl Team {
         };
         while members.len() < wanted {
             // Without enough threads the caller works alone.
+            if !memory::suffices_for_a_thread() {
+                break;
+            }
             let Ok(member) = Member::spawn(members.len() + 1) else { break };
             members.push(member);
         }
@@ -334,9 +355,6 @@ const WORTH_SHARING: Duration = Duration::from_micros(3);
 pub(crate) fn worthwhile(threads: usize, estimate: Duration) -> usize {
     if threads <= 1 || estimate < WORTH_SHARING {
         return 1;
-            if !memory::suffices_for_a_thread() {
-                break;
-            }
     }
     if estimate >= WORTH_WAKING {
         return threads;
@@ -351,7 +369,7 @@ pub(crate) fn worthwhile(threads: usize, estimate: Duration) -> usize {
 /// Runs `job` once for each worker, with one of `hands` each: all of them, or the first alone.
 ///
 /// # Panics
-/// With the panic of a worker, when all have finished.
+/// With the panic of a worker, when all have finished; with [`Orphan`] in a child of a fork that the caller made meanwhile.
 pub(crate) fn share<H: Send>(hands: &mut [H], job: impl Fn(&Worker<'_>, &mut H) + Sync) {
     share_pair([hands, &mut []], |_, worker, hand| job(worker, hand));
 }
@@ -359,7 +377,7 @@ pub(crate) fn share<H: Send>(hands: &mut [H], job: impl Fn(&Worker<'_>, &mut H) 
 /// The same for two groups side by side, which do not meet each other; `job` is told the group. The second may be empty.
 ///
 /// # Panics
-/// With the panic of a worker, when all have finished.
+/// As [`share`].
 pub(crate) fn share_pair<H: Send>(mut hands: [&mut [H]; 2], job: impl Fn(usize, &Worker<'_>, &mut H) + Sync) {
     let alone = |hands: [&mut [H]; 2]| {
         for (group, hands) in hands.into_iter().enumerate() {
@@ -404,7 +422,11 @@ pub(crate) fn share_pair<H: Send>(mut hands: [&mut [H]; 2], job: impl Fn(usize, 
         }
         region.work(0);
         // `region` must not go before the others have left it: nothing between here and there can return or panic.
-        until(|| region.running.0.load(Ordering::Acquire) == 0, Duration::MAX, others + 1);
+        let orphaned = || region.barriers[0].is_orphaned();
+        until(|| region.running.0.load(Ordering::Acquire) == 0 || orphaned(), Duration::MAX, others + 1);
+        if orphaned() {
+            resume_unwind(Box::new(Orphan));
+        }
     }
     if let Some(panic) = region.panic.into_inner().unwrap_or_else(PoisonError::into_inner) {
         resume_unwind(panic);
