@@ -5,7 +5,8 @@
 It draws operations at random until the time is up: passes, layers, streams, read-outs, fits, files and pickles, in all
 shapes, dtypes, cells, instruction sets and numbers of threads; Python threads, forks and other processes; refused
 calls, Ctrl-C and other signals in the middle of long calls, recursion, and too little memory. The answers' bits are
-compared with those that the same calls gave at the beginning. At the end it prints what was done, and exits with 1 where
+compared with those that the same calls gave at the beginning. At the end it prints what was done, and exits with 1
+where
 
 * a bit was wrong, or an exception or an exit status another than the right one;
 * the memory in use grew by more than --growth MiB from the tenth of the run after its first three to the last tenth;
@@ -161,4 +162,8 @@ def show_latencies(told):
 if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    # Large blocks go back to the system, and few threads have room in store: then memory in use is memory that is kept,
+    # and a limit is felt.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "131072")
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     sys.exit(main())

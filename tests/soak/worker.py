@@ -134,9 +134,9 @@ def main():
     try:
         soak.run()
     except BaseException:
-        soak.tally.fail(traceback.format_exc())
+        soak.tally.fail(traceback.format_exc(limit=-12))
         soak.tell()
-        raise
+        os._exit(1)
 
 
 if __name__ == "__main__":
