@@ -17,14 +17,16 @@ mod stream;
 mod weights;
 
 use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use self::weights::{Backward, Forward, activations, check_cell};
 use crate::error::{Error, Result};
 use crate::layer::Control;
+use crate::threads::Orphan;
 
 /// How often a long call looks whether somebody pressed Ctrl-C.
 const POLL: Duration = Duration::from_millis(20);
@@ -61,19 +63,26 @@ fn detached<R: Send>(
             if asked.get().elapsed() < POLL {
                 return false;
             }
-            let answer = Python::attach(|py| py.check_signals());
+            // None where the interpreter is on its way out, and this is a daemon thread: the call goes on until that ends
+            // the process.
+            let answer = Python::try_attach(|py| py.check_signals());
             asked.set(Instant::now());
-            answer.is_err_and(|error| {
+            answer.and_then(Result::err).is_some_and(|error| {
                 *raised.borrow_mut() = Some(error);
                 true
             })
         };
-        let result = pass(&Control { threads, cancel: &cancel });
+        let result = catch_unwind(AssertUnwindSafe(|| pass(&Control { threads, cancel: &cancel })));
         (result, raised.into_inner())
     });
-    match raised {
-        Some(error) => Err(error),
-        None => Ok(result?),
+    match (raised, result) {
+        (Some(error), _) => Err(error),
+        (None, Ok(result)) => Ok(result?),
+        (None, Err(panic)) if panic.is::<Orphan>() => Err(PyRuntimeError::new_err(
+            "this process was forked in the middle of the call, by the handler of a signal, and has none of its parent's \
+             threads: make the call once more here",
+        )),
+        (None, Err(panic)) => resume_unwind(panic),
     }
 }
 
@@ -81,6 +90,7 @@ fn detached<R: Send>(
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     settings::read_environment()?;
+    arrays::touch_workspaces();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Forward>()?;
     module.add_class::<Backward>()?;

@@ -6,6 +6,7 @@
 //! * Threads that another library lends come first: see `openmp.rs`.
 //! * A team that is busy with another call is not waited for: the caller then works alone.
 //! * A team belongs to a process: a forked child makes its own.
+//! * A fork in the middle of a call, which a signal's handler on the caller's thread can make, ends the call in the child.
 //! * A panic in one worker releases the others from their barrier and goes on in the caller; the team stays usable.
 //!
 //! Nothing here decides what is shared out, and no answer depends on it.
@@ -14,6 +15,7 @@ mod affinity;
 mod barrier;
 mod fork;
 mod member;
+mod memory;
 pub mod openmp;
 mod region;
 mod sync;
@@ -21,6 +23,7 @@ mod team;
 mod wait;
 
 use barrier::Barrier;
+pub(crate) use region::Orphan;
 use region::Region;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -105,7 +108,7 @@ pub(crate) fn worthwhile(threads: usize, estimate: Duration) -> usize {
 /// Runs `job` once for each worker, with one of `hands` each: all of them, or the first alone.
 ///
 /// # Panics
-/// With the panic of a worker, when all have finished.
+/// With the panic of a worker, when all have finished; with [`Orphan`] in a child of a fork that the caller made meanwhile.
 pub(crate) fn share<H: Send>(hands: &mut [H], job: impl Fn(&Worker<'_>, &mut H) + Sync) {
     share_pair([hands, &mut []], |_, worker, hand| job(worker, hand));
 }
@@ -113,7 +116,7 @@ pub(crate) fn share<H: Send>(hands: &mut [H], job: impl Fn(&Worker<'_>, &mut H) 
 /// The same for two groups side by side, which do not meet each other; `job` is told the group. The second may be empty.
 ///
 /// # Panics
-/// With the panic of a worker, when all have finished.
+/// As [`share`].
 pub(crate) fn share_pair<H: Send>(mut hands: [&mut [H]; 2], job: impl Fn(usize, &Worker<'_>, &mut H) + Sync) {
     let alone = |hands: [&mut [H]; 2]| {
         for (group, hands) in hands.into_iter().enumerate() {

@@ -116,10 +116,9 @@ def _replace(path: str, data: bytes) -> None:
     folder, name = os.path.split(path)
     # In the same folder: to put one file in another's place they have to be on one disk.
     temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
-    # Not tempfile: its files are for their owner alone, and this one stays.
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Not tempfile: its files are for their owner alone, and this one stays.
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

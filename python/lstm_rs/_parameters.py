@@ -155,12 +155,24 @@ class Store:
     def __init__(self, layout: Layout, arrays: Mapping[str, np.ndarray]) -> None:
         self.layout = layout
         self.snapshot = Snapshot(layout, arrays)
-        self._swap = threading.Lock()
+        # Held for a comparison and no longer: to pack takes long, and meanwhile the handler of a signal may set weights, or
+        # another thread may fork.
+        self._swap = threading.RLock()
 
     def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take arrays that have been checked."""
+        while True:
+            before = self.snapshot
+            if self._swapped(before, Snapshot(self.layout, arrays, like=before)):
+                return
+
+    def _swapped(self, before: Snapshot, after: Snapshot) -> bool:
+        """Put a snapshot in the place of the one that it was made of; False, if that is not the newest any more."""
         with self._swap:
-            self.snapshot = Snapshot(self.layout, arrays, like=self.snapshot)
+            if self.snapshot is not before:
+                return False
+            self.snapshot = after
+            return True
 
     @contextmanager
     def edit(self) -> Iterator[dict[str, np.ndarray]]:
@@ -170,10 +182,8 @@ class Store:
         yield arrays
         # Checked again: whoever holds an array can also reshape it in place.
         after = Snapshot(self.layout, {name: self.layout.check(name, array) for name, array in arrays.items()})
-        with self._swap:
-            if self.snapshot is not before:
-                raise RuntimeError("edit: the weights were changed by others meanwhile; edit them again")
-            self.snapshot = after
+        if not self._swapped(before, after):
+            raise RuntimeError("edit: the weights were changed by others meanwhile; edit them again")
 
 
 class LayerWeights(Mapping[str, np.ndarray]):

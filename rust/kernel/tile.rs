@@ -75,6 +75,11 @@ pub(crate) trait Sink<S: Lanes<T>, T: Element> {
     /// Some vectors of some rows of the product are about to be made: what they will be put together with can be fetched
     /// meanwhile.
     fn expect(&mut self, _simd: S, _rows: Range<usize>, _vectors: Range<usize>) {}
+    /// Are so many multiplications not wanted any more, nor what comes after them? A product may take seconds.
+    #[inline(always)]
+    fn stops(&mut self, _work: usize) -> bool {
+        false
+    }
     /// Takes them, row by row; vectors are counted from the first of the part. `spare` is room for as many.
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]);
 }
@@ -226,6 +231,9 @@ fn blocks<S: Lanes<T>, T: Element>(simd: S, product: &Product<'_, T>, sums: &mut
     let first = |n: usize| if product.backwards { count - 1 - n } else { n } * panel.width;
     for n in 0..count {
         let vectors = first(n)..vectors.min(first(n) + panel.width);
+        if sink.stops(product.rows * vectors.len() * S::LANES * depth) {
+            return;
+        }
         let next = (n + 1 < count).then(|| first(n + 1));
         let mut pass = Pass { product, vectors, next, k: 0..depth };
         for (start, count) in balanced(depth.max(1), DEPTH) {

@@ -10,7 +10,9 @@ use std::ops::Range;
 
 use super::deferred::{CHAIN, SumRows, Sums, input_gradient};
 use super::schedule::Schedule;
-use super::share::{Cancel, Hand, Plan, Size, Split, Stop, Workspace, side_by_side, steps_per_window, threads, work};
+use super::share::{
+    Cancel, Hand, Plan, Size, Split, Stop, Watch, Workspace, side_by_side, steps_per_window, threads, work,
+};
 use super::{Backward, Control, Gradients, OutputGradient, StateRows, Tape, flat};
 use crate::dims::Dims;
 use crate::error::{Error, Result};
@@ -229,6 +231,7 @@ struct Own<'a, T> {
     d_c: RowsMut<'a, T>,
     d_z: RowsMut<'a, T>,
     d_r: RowsMut<'a, T>,
+    watch: Watch<'a>,
 }
 
 impl<T: Element> Job<T> for Share<'_, T> {
@@ -250,12 +253,12 @@ impl<T: Element> Job<T> for Share<'_, T> {
         // than the one it writes.
         let mut own = unsafe {
             let (d_h, d_c, d_z, d_r) = (pass.d_h.share(), pass.d_c.share(), pass.d_z.share(), pass.d_r.share());
-            Own { units, outputs, hidden, d_h, d_c, d_z, d_r }
+            Own { units, outputs, hidden, d_h, d_c, d_z, d_r, watch: Watch::new(&pass.stop, worker, true) }
         };
         let (mut later, mut first) = (None, true);
         let mut end = pass.schedule.steps();
         for window in 0.. {
-            if pass.stop.before(worker, window, true) {
+            if own.watch.before(window) {
                 return;
             }
             let steps = end.saturating_sub(pass.window)..end;
@@ -439,6 +442,11 @@ impl<T: Element> Carry<'_, '_, T> {
 }
 
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Carry<'_, '_, T> {
+    #[inline(always)]
+    fn stops(&mut self, work: usize) -> bool {
+        self.own.watch.stops(work)
+    }
+
     /// What the tape has of the step before: it was written long ago, and is not in the caches.
     #[inline(always)]
     fn expect(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>) {
@@ -482,6 +490,11 @@ struct Projected<'a, 'b, T> {
 }
 
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Projected<'_, '_, T> {
+    #[inline(always)]
+    fn stops(&mut self, work: usize) -> bool {
+        self.own.watch.stops(work)
+    }
+
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], spare: &mut [S::A]) {
         let Self { pass, schedule, t, own } = self;

@@ -13,7 +13,7 @@ use ndarray::{ArrayViewMut1, ArrayViewMut2};
 use super::backward::Pass;
 use super::outer::{Links, Outer};
 use super::pack::{WIDTH, lanes};
-use super::share::Hand;
+use super::share::{Hand, Watch};
 use super::{Backward, flat};
 use crate::dims::{Dims, LayerDims};
 use crate::error::{Error, Result};
@@ -64,13 +64,14 @@ pub(super) fn input_gradient<S: Lanes<T>, T: Element>(
     let block = if by_rows { valid.div_ceil(worker.count()).clamp(1, BLOCK_ROWS) } else { BLOCK_ROWS };
     let right = w_ih.part(&blocks);
     let mut all = pass.schedule.cells(steps);
+    let mut watch = Watch::new(&pass.stop, worker, false);
     for turn in 0.. {
         let mut count = 0;
         for (place, (t, j)) in cells[..block].iter_mut().zip(all.by_ref()) {
             *place = (t, pass.schedule.sequence(j));
             count += 1;
         }
-        if count == 0 || pass.stop.before(worker, 0, false) {
+        if count == 0 || watch.before(0) {
             return;
         }
         if by_rows && turn % worker.count() != worker.index() {
@@ -81,7 +82,7 @@ pub(super) fn input_gradient<S: Lanes<T>, T: Element>(
             pass.d_z.row(pass.slot(t), n)
         };
         let (first, most) = (right.first_column(), pass.dims.layer.input_size);
-        let mut write = Write { cells: &cells[..count], first, most, dx: &mut dx };
+        let mut write = Write { cells: &cells[..count], first, most, dx: &mut dx, watch: &mut watch };
         product(simd, count, left, right, (Start::Zero, turn / worker.count() % 2 == 1), sums, &mut write);
     }
 }
@@ -94,9 +95,15 @@ struct Write<'a, 'b, T> {
     first: usize,
     most: usize,
     dx: &'a mut RowsMut<'b, T>,
+    watch: &'a mut Watch<'b>,
 }
 
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Write<'_, '_, T> {
+    #[inline(always)]
+    fn stops(&mut self, work: usize) -> bool {
+        self.watch.stops(work)
+    }
+
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
         let column = |vector: usize| (self.first + vector * S::LANES).min(self.most);
@@ -194,17 +201,18 @@ impl<T: Element> Pass<'_, T> {
             (w_ih.share(), w_hh.share(), b, peephole, w_hr.as_ref().map(|w_hr| w_hr.share()))
         };
         let Hand { sums, left, right, hidden, column, cells, .. } = hand;
+        let mut watch = Watch::new(&self.stop, worker, false);
         for chain in self.chains(&steps) {
             let cells = match self.chain(chain, cells) {
                 [] => continue,
                 cells => cells,
             };
-            if self.stop.before(worker, 0, false) {
+            if watch.before(0) {
                 return;
             }
             let n = |&(_, j): &(usize, usize)| self.schedule.sequence(j);
             let d_z = Links::new(cells, |cell| &self.d_z.row(self.slot(cell.0), n(cell))[rows.clone()]);
-            let mut outer = Outer::new::<S>(*first, &d_z, rows.len(), (left, right, sums));
+            let mut outer = Outer::new::<S>(*first, &d_z, rows.len(), (left, right, sums), &mut watch);
             outer.add(simd, rows.clone(), &Links::new(cells, |cell| self.x.row(cell.0, n(cell))), &mut w_ih);
             outer.add(simd, rows.clone(), &Links::new(cells, |&(t, j)| self.r_before(t, j)), &mut w_hh);
             if let Some(b) = &mut b {
@@ -242,7 +250,7 @@ impl<T: Element> Pass<'_, T> {
                 let d_r = Links::new(cells, |cell| self.d_r.row(self.slot(cell.0), n(cell)));
                 let mut hidden = hidden.chunks_exact(units.len());
                 let h = Links::new(cells, |_| hidden.next().expect("a row for each"));
-                let mut outer = Outer::new::<S>(*first, &d_r, output_size, (left, right, sums));
+                let mut outer = Outer::new::<S>(*first, &d_r, output_size, (left, right, sums), &mut watch);
                 outer.add_columns(simd, 0..output_size, &h, units.clone(), w_hr);
             }
             *first = false;

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::schedule::Schedule;
 use super::share::{
-    Cancel, DIRECT_ROWS, Hand, Plan, Size, Split, Stop, Workspace, cells_per_chunk, side_by_side, threads, work,
+    Cancel, DIRECT_ROWS, Hand, Plan, Size, Split, Stop, Watch, Workspace, cells_per_chunk, side_by_side, threads, work,
 };
 use super::{Control, Forward, Input, Output, StateRows, flat};
 use crate::caches::second_level;
@@ -258,6 +258,7 @@ impl<T: Element> Job<T> for Share<'_, T> {
                 h: pass.h.share(),
                 gates: pass.gates.as_ref().map(|gates| gates.share()),
                 c_tape: pass.c_tape.as_ref().map(|c| c.share()),
+                watch: Watch::new(&pass.stop, worker, pass.plan.split == Split::Units),
             }
         };
         let w_ih = w.part(&own.blocks).rows(0..dims.input_size);
@@ -267,7 +268,7 @@ impl<T: Element> Job<T> for Share<'_, T> {
         let most_cells = cells_per_chunk::<T>(most_blocks * dims.gates * S::LANES, most, steps);
         let (mut s, mut round) = (0, 0);
         while s < steps {
-            if pass.stop.before(worker, round, pass.plan.split == Split::Units) {
+            if own.watch.before(round) {
                 return;
             }
             round += 1;
@@ -285,7 +286,7 @@ impl<T: Element> Job<T> for Share<'_, T> {
                 let (t, j): (usize, usize) = cells[r];
                 pass.x.row(t, schedule.sequence(j))
             };
-            let mut keep = Keep { z: simd.vectors_mut(z), stride: w_ih.vectors() };
+            let mut keep = Keep { z: simd.vectors_mut(z), stride: w_ih.vectors(), watch: &mut own.watch };
             product(simd, count, x, w_ih, (Start::Row(b), false), sums, &mut keep);
             let mut z = &z[..];
             while s < end {
@@ -319,6 +320,7 @@ struct Own<'a, T> {
     h: RowsMut<'a, T>,
     gates: Option<RowsMut<'a, T>>,
     c_tape: Option<RowsMut<'a, T>>,
+    watch: Watch<'a>,
 }
 
 impl<T: Element> Pass<'_, T> {
@@ -376,7 +378,8 @@ impl<T: Element> Pass<'_, T> {
             let h = unsafe { self.h.share() };
             let left = |j: usize| h.row(0, schedule.sequence(j));
             let most = self.dims.layer.output_size;
-            let mut outputs = Outputs { schedule, t, first: w_hr.first_column(), most, y: &mut own.y };
+            let (y, watch) = (&mut own.y, &mut own.watch);
+            let mut outputs = Outputs { schedule, t, first: w_hr.first_column(), most, y, watch };
             product(simd, active, left, w_hr, (Start::Zero, backwards), sums, &mut outputs);
         }
         if s + 1 < schedule.steps() {
@@ -386,12 +389,18 @@ impl<T: Element> Pass<'_, T> {
 }
 
 /// Keeps a chunk's pre-activations.
-struct Keep<'a, A> {
+struct Keep<'a, 'w, A> {
     z: &'a mut [A],
     stride: usize,
+    watch: &'a mut Watch<'w>,
 }
 
-impl<S: Lanes<T>, T: Element> Sink<S, T> for Keep<'_, S::A> {
+impl<S: Lanes<T>, T: Element> Sink<S, T> for Keep<'_, '_, S::A> {
+    #[inline(always)]
+    fn stops(&mut self, work: usize) -> bool {
+        self.watch.stops(work)
+    }
+
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
         for (row, product) in rows.zip(product.chunks_exact(vectors.len())) {
@@ -424,6 +433,11 @@ impl<S: Lanes<T>, T: Element> Sink<S, T> for Gates<'_, '_, T> {
                 prefetch(simd, c.row(n));
             }
         }
+    }
+
+    #[inline(always)]
+    fn stops(&mut self, work: usize) -> bool {
+        self.own.watch.stops(work)
     }
 
     #[inline(always)]
@@ -486,9 +500,15 @@ struct Outputs<'a, 'b, T> {
     first: usize,
     most: usize,
     y: &'a mut RowsMut<'b, T>,
+    watch: &'a mut Watch<'b>,
 }
 
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Outputs<'_, '_, T> {
+    #[inline(always)]
+    fn stops(&mut self, work: usize) -> bool {
+        self.watch.stops(work)
+    }
+
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
         let column = |vector: usize| (self.first + vector * S::LANES).min(self.most);

@@ -14,7 +14,7 @@ use ndarray::{ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
 use super::deferred::CHAIN;
 use super::outer::{Links, Outer};
 use super::pack::{Interleave, WIDTH, columns, lanes};
-use super::share::{Cancel, Hand, Stop, Workspace, threads};
+use super::share::{Cancel, Hand, Stop, Watch, Workspace, threads};
 use super::{Control, flat};
 use crate::error::{Error, Result};
 use crate::kernel::pointwise;
@@ -74,7 +74,8 @@ impl<'a, T: Element> Linear<'a, T> {
         check("y", &[rows, outputs], y.shape())?;
         let threads = threads(control, self.nanoseconds(rows)).min(rows).max(1);
         let outputs = Interleave { lanes: lanes::<T>(self.isa), groups: 1, group_rows: outputs };
-        let panel = outputs.panel(&[("weight", self.weight)], WIDTH, threads)?;
+        let packing = Control { threads, ..*control };
+        let panel = outputs.panel(&[("weight", self.weight)], WIDTH, &packing)?;
         let bias = self.bias.map(|bias| outputs.vectors("bias", bias.insert_axis(Axis(1)))).transpose()?;
         let cancel = Cancel::new(control);
         let pass = RowsPass {
@@ -121,7 +122,7 @@ impl<'a, T: Element> Linear<'a, T> {
         let cancel = Cancel::new(control);
         if let Some(dx) = out.x {
             check("gradient of x", &[rows, inputs], dx.shape())?;
-            let panel = columns("weight", lanes, self.weight, threads)?;
+            let panel = columns("weight", lanes, self.weight, &Control { threads, ..*control })?;
             let pass = RowsPass {
                 left: Rows::new("dy", dy.insert_axis(Axis(0)))?,
                 right: &panel,
@@ -186,13 +187,14 @@ impl<T: Element> Job<T> for RowsShare<'_, T> {
         // SAFETY: a worker writes rows of its own, and reads none.
         let mut out = unsafe { pass.out.share() };
         let all = worker.part(pass.count);
+        let mut watch = Watch::new(&pass.stop, worker, false);
         for (turn, first) in all.clone().step_by(BLOCK_ROWS).enumerate() {
-            if pass.stop.before(worker, 0, false) {
+            if watch.before(0) {
                 return;
             }
             let rows = first..(first + BLOCK_ROWS).min(all.end);
             let left = |r: usize| pass.left.row(0, rows.start + r);
-            let mut write = Write { first, columns: pass.columns, out: &mut out };
+            let mut write = Write { first, columns: pass.columns, out: &mut out, watch: &mut watch };
             let way = (pass.start, turn % 2 == 1);
             product(simd, rows.len(), left, pass.right.all(), way, &mut hand.sums, &mut write);
         }
@@ -204,9 +206,15 @@ struct Write<'a, 'b, T> {
     first: usize,
     columns: usize,
     out: &'a mut RowsMut<'b, T>,
+    watch: &'a mut Watch<'b>,
 }
 
 impl<S: Lanes<T>, T: Element> Sink<S, T> for Write<'_, '_, T> {
+    #[inline(always)]
+    fn stops(&mut self, work: usize) -> bool {
+        self.watch.stops(work)
+    }
+
     #[inline(always)]
     fn take(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>, product: &mut [S::A], _: &mut [S::A]) {
         let column = |vector: usize| (vector * S::LANES).min(self.columns);
@@ -256,8 +264,9 @@ impl<T: Element> Job<T> for SumShare<'_, T> {
             bias.part_mut(0, 0, &own).fill(T::ZERO);
         }
         let mut cells = [(0, 0); CHAIN];
+        let mut watch = Watch::new(&pass.stop, worker, false);
         for start in (0..pass.rows).step_by(CHAIN) {
-            if pass.stop.before(worker, 0, false) {
+            if watch.before(0) {
                 return;
             }
             let count = CHAIN.min(pass.rows - start);
@@ -267,7 +276,7 @@ impl<T: Element> Job<T> for SumShare<'_, T> {
             let cells = &cells[..count];
             let dy = Links::new(cells, |&(t, row)| &pass.dy.row(t, row)[outputs.clone()]);
             let x = Links::new(cells, |&(t, row)| &pass.x.row(t, row)[inputs.clone()]);
-            let mut outer = Outer::new::<S>(start == 0, &dy, outputs.len(), (left, right, sums));
+            let mut outer = Outer::new::<S>(start == 0, &dy, outputs.len(), (left, right, sums), &mut watch);
             outer.add_columns(simd, outputs.clone(), &x, inputs.clone(), &mut weight);
             if let Some(bias) = bias.as_mut().filter(|_| !own.is_empty()) {
                 let column = &mut column[..own.len()];

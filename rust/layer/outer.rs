@@ -7,6 +7,7 @@ use std::ops::{Deref, Range};
 
 use super::deferred::CHAIN;
 use super::pack::WIDTH;
+use super::share::Watch;
 use crate::kernel::pointwise;
 use crate::kernel::tile::{Left, Panel, Product, Sink, Start, balanced, multiply};
 use crate::simd::memory::{RowsMut, prefetch};
@@ -71,7 +72,7 @@ fn columns<T: Copy, const N: usize>(rows: &[&[T]], first: usize, to: &mut [T]) {
 }
 
 /// A chain's sum of outer products.
-pub(super) struct Outer<'a, T> {
+pub(super) struct Outer<'a, 'w, T> {
     /// Is this the first chain, which what the sum's memory held is nothing to?
     first: bool,
     left: &'a Links<'a, T>,
@@ -79,9 +80,10 @@ pub(super) struct Outer<'a, T> {
     interleaved: &'a [T],
     right: &'a mut Panel<T>,
     sums: &'a mut [T],
+    watch: &'a mut Watch<'w>,
 }
 
-impl<'a, T: Element> Outer<'a, T> {
+impl<'a, 'w, T: Element> Outer<'a, 'w, T> {
     /// Of a left operand that is `width` numbers wide, in a worker's memory.
     #[inline(always)]
     pub(super) fn new<S: Lanes<T>>(
@@ -89,11 +91,12 @@ impl<'a, T: Element> Outer<'a, T> {
         left: &'a Links<'a, T>,
         width: usize,
         (interleaved, right, sums): (&'a mut [T], &'a mut Panel<T>, &'a mut [T]),
+        watch: &'a mut Watch<'w>,
     ) -> Self {
         if left.len() > SHALLOW {
             interleave::<S, T>(left, width, interleaved);
         }
-        Self { first, left, interleaved, right, sums }
+        Self { first, left, interleaved, right, sums, watch }
     }
 
     /// `sum += left' right` in these rows; `right` has a row for each step of the chain.
@@ -141,7 +144,8 @@ impl<'a, T: Element> Outer<'a, T> {
             let left = Left::Interleaved(&self.interleaved[block * depth..]);
             let (first, rows) = (rows.start + block, count);
             let product = Product { left, right, first, rows, start: Start::Zero, backwards };
-            multiply(simd, product, self.sums, &mut Add { first: self.first, columns: columns.clone(), sum });
+            let (first, columns, watch) = (self.first, columns.clone(), &mut *self.watch);
+            multiply(simd, product, self.sums, &mut Add { first, columns, sum, watch });
             backwards = !backwards;
         }
     }
@@ -161,6 +165,9 @@ impl<'a, T: Element> Outer<'a, T> {
             (left[k], operands[k]) = (&self.left[k][..rows.len()], &right[k][..columns.len()]);
         }
         for (at, row) in rows.enumerate() {
+            if self.watch.stops(K * columns.len()) {
+                return;
+            }
             let mut column = [T::ZERO; K];
             for k in 0..K {
                 column[k] = left[k][at];
@@ -171,13 +178,14 @@ impl<'a, T: Element> Outer<'a, T> {
 }
 
 /// Adds a chain to the sum over all.
-struct Add<'a, 'b, T> {
+struct Add<'a, 'b, 'w, T> {
     first: bool,
     columns: Range<usize>,
     sum: &'a mut RowsMut<'b, T>,
+    watch: &'a mut Watch<'w>,
 }
 
-impl<T: Element> Add<'_, '_, T> {
+impl<T: Element> Add<'_, '_, '_, T> {
     #[inline(always)]
     fn columns<S: Lanes<T>>(&self, vectors: &Range<usize>) -> Range<usize> {
         let column = |vector: usize| (self.columns.start + vector * S::LANES).min(self.columns.end);
@@ -185,7 +193,12 @@ impl<T: Element> Add<'_, '_, T> {
     }
 }
 
-impl<S: Lanes<T>, T: Element> Sink<S, T> for Add<'_, '_, T> {
+impl<S: Lanes<T>, T: Element> Sink<S, T> for Add<'_, '_, '_, T> {
+    #[inline(always)]
+    fn stops(&mut self, work: usize) -> bool {
+        self.watch.stops(work)
+    }
+
     /// The sums so far: they lie far apart, in the third cache or behind it.
     #[inline(always)]
     fn expect(&mut self, simd: S, rows: Range<usize>, vectors: Range<usize>) {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use ndarray::{ArrayView2, Axis};
 
-use super::Weights;
+use super::share::{Cancel, Stop};
+use super::{Control, Weights};
 use crate::cell::CellSpec;
 use crate::dims::LayerDims;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::tile::Panel;
 use crate::simd::memory::{Aligned, Rows};
 use crate::simd::{Element, InstructionSet, Job, Lanes};
@@ -55,11 +56,11 @@ pub struct Backward<T> {
 impl<T: Element> Forward<T> {
     /// Packs the weights; the error says what is wrong with them.
     pub fn new(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>) -> Result<Self> {
-        Self::with_threads(isa, cell, weights, 1)
+        Self::with(isa, cell, weights, &Control { threads: 1, cancel: &|| false })
     }
 
-    /// The same on up to so many threads.
-    pub fn with_threads(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>, threads: usize) -> Result<Self> {
+    /// The same, as `control` says.
+    pub fn with(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>, control: &Control<'_>) -> Result<Self> {
         let dims = weights.dims(cell)?;
         let lanes = lanes::<T>(isa);
         let hidden = dims.hidden_size;
@@ -70,7 +71,7 @@ impl<T: Element> Forward<T> {
             isa,
             cell,
             dims,
-            w: gates.panel(&[("w_ih", weights.w_ih), ("w_hh", weights.w_hh)], dims.gates, threads)?,
+            w: gates.panel(&[("w_ih", weights.w_ih), ("w_hh", weights.w_hh)], dims.gates, control)?,
             b: match b {
                 Some(b) => gates.vectors("b", b)?,
                 None => Aligned::try_zeroed(gates.count() * lanes)?,
@@ -79,7 +80,7 @@ impl<T: Element> Forward<T> {
             w_hr: match weights.w_hr {
                 Some(w_hr) => {
                     let outputs = Interleave { lanes, groups: 1, group_rows: dims.output_size };
-                    Some(outputs.panel(&[("w_hr", w_hr)], WIDTH, threads)?)
+                    Some(outputs.panel(&[("w_hr", w_hr)], WIDTH, control)?)
                 }
                 None => None,
             },
@@ -101,11 +102,11 @@ impl<T: Element> Forward<T> {
 impl<T: Element> Backward<T> {
     /// Packs the weights; the error says what is wrong with them.
     pub fn new(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>) -> Result<Self> {
-        Self::with_threads(isa, cell, weights, 1)
+        Self::with(isa, cell, weights, &Control { threads: 1, cancel: &|| false })
     }
 
-    /// The same on up to so many threads.
-    pub fn with_threads(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>, threads: usize) -> Result<Self> {
+    /// The same, as `control` says.
+    pub fn with(isa: InstructionSet, cell: CellSpec, weights: &Weights<'_, T>, control: &Control<'_>) -> Result<Self> {
         let dims = weights.dims(cell)?;
         cell.check_gradient()?;
         let lanes = lanes::<T>(isa);
@@ -113,10 +114,10 @@ impl<T: Element> Backward<T> {
             isa,
             cell,
             dims,
-            w_ih: columns("w_ih", lanes, weights.w_ih, threads)?,
-            w_hh: columns("w_hh", lanes, weights.w_hh, threads)?,
+            w_ih: columns("w_ih", lanes, weights.w_ih, control)?,
+            w_hh: columns("w_hh", lanes, weights.w_hh, control)?,
             peephole: peepholes(lanes, cell, weights)?,
-            w_hr: weights.w_hr.map(|w_hr| columns("w_hr", lanes, w_hr, threads)).transpose()?,
+            w_hr: weights.w_hr.map(|w_hr| columns("w_hr", lanes, w_hr, control)).transpose()?,
             bias: weights.b.is_some(),
         })
     }
@@ -183,19 +184,19 @@ impl Interleave {
         &self,
         matrices: &[(&str, ArrayView2<'_, T>)],
         width: usize,
-        threads: usize,
+        control: &Control<'_>,
     ) -> Result<Panel<T>> {
         let matrices = matrices.iter().map(|(name, matrix)| Ok((matrix.ncols(), rows(name, *matrix)?)));
         let matrices = matrices.collect::<Result<Vec<_>>>()?;
         let depth = matrices.iter().map(|(columns, _)| columns).sum();
         let mut panel = Panel::try_new(depth, self.count(), width, self.lanes)?;
-        each_block(&mut panel, threads, |first, width, mut numbers| {
+        each_block(&mut panel, control, |first, width, mut numbers| {
             for (columns, matrix) in &matrices {
                 let (own, others) = numbers.split_at_mut(columns * width * self.lanes);
                 self.fill(*matrix, first, width, own);
                 numbers = others;
             }
-        });
+        })?;
         Ok(panel)
     }
 
@@ -272,20 +273,39 @@ const MOST_LANES: usize = 16;
 
 /// Fills a panel block by block: of each the first vector, the width and the numbers. Large ones are shared out: each step
 /// of a training packs anew.
-fn each_block<T: Element>(panel: &mut Panel<T>, threads: usize, fill: impl Fn(usize, usize, &mut [T]) + Sync) {
+fn each_block<T: Element>(
+    panel: &mut Panel<T>,
+    control: &Control<'_>,
+    fill: impl Fn(usize, usize, &mut [T]) + Sync,
+) -> Result<()> {
     // In caches half a nanosecond a number, measured.
     let estimate = Duration::from_nanos((panel.bytes() / size_of::<T>() / 2) as u64);
-    let threads = worthwhile(threads, estimate).min(panel.blocks());
+    let threads = worthwhile(control.threads, estimate).min(panel.blocks());
+    let cancel = Cancel::new(control);
     if threads <= 1 {
-        return panel.blocks_mut().for_each(|(first, width, numbers)| fill(first, width, numbers));
+        for (first, width, numbers) in panel.blocks_mut() {
+            if cancel.said() {
+                return Err(Error::Cancelled);
+            }
+            fill(first, width, numbers);
+        }
+        return Ok(());
     }
-    let blocks: Vec<_> = panel.blocks_mut().map(Mutex::new).collect();
+    let (count, mut blocks) = (panel.blocks(), Vec::new());
+    let memory = |_| Error::Memory(count * size_of::<Mutex<(usize, usize, &mut [T])>>());
+    blocks.try_reserve_exact(count).map_err(memory)?;
+    blocks.extend(panel.blocks_mut().map(Mutex::new));
+    let stop = Stop::new(&cancel);
     share(&mut vec![(); threads], |worker, ()| {
         for block in &blocks[worker.part(blocks.len())] {
+            if stop.before(worker, 0, false) {
+                return;
+            }
             let (first, width, numbers) = &mut *block.lock().unwrap_or_else(PoisonError::into_inner);
             fill(*first, *width, numbers);
         }
     });
+    stop.outcome()
 }
 
 /// The columns of a matrix as columns of vectors; the depth is the matrix' rows.
@@ -293,19 +313,19 @@ pub(super) fn columns<T: Element>(
     name: &str,
     lanes: usize,
     matrix: ArrayView2<'_, T>,
-    threads: usize,
+    control: &Control<'_>,
 ) -> Result<Panel<T>> {
     let (depth, columns) = matrix.dim();
     let matrix = rows(name, matrix)?;
     let mut panel = Panel::try_new(depth, columns.div_ceil(lanes), WIDTH, lanes)?;
-    each_block(&mut panel, threads, |first, width, numbers| {
+    each_block(&mut panel, control, |first, width, numbers| {
         let columns = first * lanes..columns.min((first + width) * lanes);
         for (k, places) in numbers.chunks_exact_mut(width * lanes).enumerate() {
             let (places, padding) = places.split_at_mut(columns.len());
             places.copy_from_slice(&matrix.row(0, k)[columns.clone()]);
             padding.fill(T::ZERO);
         }
-    });
+    })?;
     Ok(panel)
 }
 

@@ -195,8 +195,10 @@ impl<'a> Cancel<'a> {
     }
 
     /// Says it, as far as is known here.
-    fn said(&self) -> bool {
-        if let Some(ask) = self.ask.get()
+    pub(super) fn said(&self) -> bool {
+        // Once is enough: the next answer would be to another question.
+        if !self.said.load(Ordering::Relaxed)
+            && let Some(ask) = self.ask.get()
             && ask()
         {
             self.said.store(true, Ordering::Relaxed);
@@ -222,11 +224,16 @@ impl<'a> Stop<'a> {
         if self.at.load(Ordering::Relaxed) <= round {
             return true;
         }
+        self.ask(worker, round, meet);
+        self.at.load(Ordering::Relaxed) <= round
+    }
+
+    /// Asks, before `round` or within it.
+    fn ask(&self, worker: &Worker<'_>, round: usize, meet: bool) {
         if worker.index() == 0 && self.cancel.said() {
             // The others may be in this round already: all leave together before the next.
             self.at.fetch_min(if meet && worker.count() > 1 { round + 1 } else { 0 }, Ordering::Relaxed);
         }
-        self.at.load(Ordering::Relaxed) <= round
     }
 
     /// Has it been asked for?
@@ -237,6 +244,56 @@ impl<'a> Stop<'a> {
     /// The end of a pass.
     pub(super) fn outcome(&self) -> Result<()> {
         if self.asked() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// So many multiplications take half a millisecond, or some milliseconds on scalar code.
+const WATCHED: usize = 1 << 24;
+
+/// How a worker learns in the middle of a round that it is not wanted any more: a step of thousands of sequences takes
+/// seconds. It leaves the products that remain of the round, and still comes to all barriers.
+pub(super) struct Watch<'a> {
+    stop: &'a Stop<'a>,
+    worker: &'a Worker<'a>,
+    round: usize,
+    meet: bool,
+    /// Multiplications until it is asked again.
+    left: usize,
+}
+
+impl<'a> Watch<'a> {
+    /// `meet` says that the workers meet within a round.
+    #[inline(always)]
+    pub(super) fn new(stop: &'a Stop<'a>, worker: &'a Worker<'a>, meet: bool) -> Self {
+        Self { stop, worker, round: 0, meet, left: WATCHED }
+    }
+
+    /// As [`Stop::before`].
+    #[inline(always)]
+    pub(super) fn before(&mut self, round: usize) -> bool {
+        self.round = round;
+        self.stop.before(self.worker, round, self.meet)
+    }
+
+    /// Are so many multiplications not to be made, nor what remains of the round?
+    #[inline(always)]
+    pub(super) fn stops(&mut self, work: usize) -> bool {
+        match self.left.checked_sub(work) {
+            Some(left) => {
+                self.left = left;
+                false
+            }
+            None => self.look(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look(&mut self) -> bool {
+        self.stop.ask(self.worker, self.round, self.meet);
+        let asked = self.stop.asked();
+        self.left = if asked { 0 } else { WATCHED };
+        asked
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Control, Forward, Input, Output, State, StateMut, Workspace};
 use crate::dims::LayerDims;
 use crate::error::{Error, Result};
 use crate::simd::Element;
+use crate::simd::memory::try_resize;
 
 /// Layers in one direction, and the state that they are in. A step allocates nothing.
 #[derive(Debug)]
@@ -28,22 +29,31 @@ pub struct Stream<T> {
 impl<T: Element> Stream<T> {
     /// For `batch` sequences, from a state of zeros. The layers fit on each other, and there is at least one.
     ///
+    /// # Errors
+    /// No memory for so many.
+    ///
     /// # Panics
     /// Without a layer.
-    pub fn new(layers: Vec<Arc<Forward<T>>>, batch: usize) -> Self {
+    pub fn new(layers: Vec<Arc<Forward<T>>>, batch: usize) -> Result<Self> {
         let LayerDims { hidden_size, output_size, .. } = layers[0].dims();
-        let zeros = |width| Array3::from_elem((layers.len(), batch, width), T::ZERO);
-        let output = Array2::from_elem((batch, output_size), T::ZERO);
-        Self {
-            h: zeros(output_size),
-            c: zeros(hidden_size),
-            next_h: zeros(output_size),
-            next_c: zeros(hidden_size),
-            below: output.clone(),
-            above: output,
+        let zeros = |shape: [usize; 3]| {
+            let mut numbers = Vec::new();
+            let len = shape.iter().try_fold(1usize, |len, &n| len.checked_mul(n)).unwrap_or(usize::MAX);
+            try_resize(&mut numbers, len, T::ZERO)?;
+            Ok(Array3::from_shape_vec(shape, numbers).expect("as many numbers"))
+        };
+        let state = |width| zeros([layers.len(), batch, width]);
+        let output = || Ok(zeros([1, batch, output_size])?.index_axis_move(Axis(0), 0));
+        Ok(Self {
+            h: state(output_size)?,
+            c: state(hidden_size)?,
+            next_h: state(output_size)?,
+            next_c: state(hidden_size)?,
+            below: output()?,
+            above: output()?,
             workspace: Workspace::default(),
             layers,
-        }
+        })
     }
 
     /// The sizes of the first layer.

@@ -51,6 +51,12 @@ number!(f64, "float64", F64);
 /// A thread keeps workspaces of so many bytes each at most.
 const KEPT: usize = 64 << 20;
 
+/// Uses what belongs to this thread for the first time: where it has no memory for that, the C library ends the process.
+pub(super) fn touch_workspaces() {
+    f32::workspaces().with(|_| ());
+    f64::workspaces().with(|_| ());
+}
+
 /// Runs `pass` in this thread's workspaces, one for each direction, or in new ones inside a pass: a signal's handler may
 /// make a call.
 pub(super) fn with_workspaces<T: Number, R>(pass: impl FnOnce(&mut [Workspace<T>; 2]) -> R) -> R {
@@ -321,7 +327,10 @@ pub(super) fn lengths(object: Option<&Bound<'_, PyAny>>, dims: &Dims) -> PyResul
     let wrong = |_| PyTypeError::new_err("lengths: expected an array of int64; cast it with lengths.astype(np.int64)");
     let array = object.cast::<PyArrayDyn<i64>>().map_err(wrong)?;
     dims.check_lengths_shape(array.shape())?;
-    let lengths: Vec<i64> = array.to_owned_array().into_iter().collect();
+    let mut lengths = Vec::new();
+    let memory = |_| PyMemoryError::new_err(format!("lengths: no memory for {} of them", array.len()));
+    lengths.try_reserve_exact(array.len()).map_err(memory)?;
+    lengths.extend(array.readonly().as_array().iter());
     dims.check_lengths(&lengths)?;
     Ok(Some(lengths))
 }

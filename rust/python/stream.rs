@@ -24,8 +24,8 @@ impl Stream {
             return Err(PyValueError::new_err("layers: expected one direction"));
         }
         Ok(Self(match &layers.parts {
-            Either::F32(parts) => Either::F32(layer::Stream::new(parts.clone(), batch_size)),
-            Either::F64(parts) => Either::F64(layer::Stream::new(parts.clone(), batch_size)),
+            Either::F32(parts) => Either::F32(layer::Stream::new(parts.clone(), batch_size)?),
+            Either::F64(parts) => Either::F64(layer::Stream::new(parts.clone(), batch_size)?),
         }))
     }
 

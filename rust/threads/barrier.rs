@@ -1,5 +1,6 @@
 //! Where the workers of a region meet.
 
+use super::fork;
 use super::sync::Line;
 use super::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::sync::until;
@@ -13,6 +14,8 @@ pub(super) struct Barrier {
     arrived: Line<AtomicUsize>,
     generation: Line<AtomicUsize>,
     broken: AtomicBool,
+    /// How often this process had been forked when the region began.
+    forks: usize,
 }
 
 impl Barrier {
@@ -21,6 +24,7 @@ impl Barrier {
             arrived: Line(AtomicUsize::new(0)),
             generation: Line(AtomicUsize::new(0)),
             broken: AtomicBool::new(false),
+            forks: fork::count(),
         }
     }
 
@@ -34,11 +38,17 @@ impl Barrier {
             self.generation.0.store(generation.wrapping_add(1), Ordering::Release);
         } else {
             let moved_on = || self.generation.0.load(Ordering::Acquire) != generation;
-            until(|| moved_on() || self.broken.load(Ordering::Relaxed), Duration::MAX, count);
+            let given_up = || self.broken.load(Ordering::Relaxed) || self.is_orphaned();
+            until(|| moved_on() || given_up(), Duration::MAX, count);
             if !moved_on() {
                 resume_unwind(Box::new(Bystander));
             }
         }
+    }
+
+    /// Is this a child, forked in the middle of the region, in which nobody else comes?
+    pub(super) fn is_orphaned(&self) -> bool {
+        fork::count() != self.forks
     }
 
     /// Lets all go that wait here or will: a worker has panicked.

@@ -1,5 +1,20 @@
 //! Being told of a fork: a child has none of its parent's threads but the one that forked.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+static FORKS: AtomicUsize = AtomicUsize::new(0);
+
+/// A number that is another one in a child than in its parent.
+#[inline]
+pub(super) fn count() -> usize {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Says that this is a child.
+pub(super) fn note() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
 /// Has `forget` called in every child from now on, before anything else runs there; says whether that will be so.
 ///
 /// It may do no more than store to an atomic.

@@ -11,6 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::PoisonError;
 use std::time::Duration;
 
+/// A panic that says that this process was forked in the middle of the call, by the caller's own thread: the workers that
+/// it waits for are in the parent.
+pub(crate) struct Orphan;
+
 /// It lives on its caller's stack until `running` is 0.
 pub(super) struct Region<'a> {
     job: &'a (dyn Fn(usize, &Worker<'_>) + Sync),
@@ -34,6 +38,9 @@ impl<'a> Region<'a> {
     }
 
     /// Runs it on the calling thread and these members, one for each other worker; comes back when all have finished.
+    ///
+    /// # Panics
+    /// With [`Orphan`] in a child of a fork that the caller made meanwhile.
     pub(super) fn run(&self, members: &[Member]) {
         // Where the caller is, if there is a CPU for each worker.
         let place = affinity::here().filter(|_| members.len() < wait::cores());
@@ -42,7 +49,11 @@ impl<'a> Region<'a> {
         }
         self.work(0);
         // The region must not go before the others have left it: nothing between here and there can return or panic.
-        until(|| self.running.0.load(Ordering::Acquire) == 0, Duration::MAX, members.len() + 1);
+        let orphaned = || self.barriers[0].is_orphaned();
+        until(|| self.running.0.load(Ordering::Acquire) == 0 || orphaned(), Duration::MAX, members.len() + 1);
+        if orphaned() {
+            resume_unwind(Box::new(Orphan));
+        }
     }
 
     /// Does one worker's part.

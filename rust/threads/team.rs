@@ -3,7 +3,7 @@
 use super::member::Member;
 use super::region::Region;
 use super::sync::{Mutex, MutexGuard, TryLockError};
-use super::{fork, openmp};
+use super::{fork, memory, openmp};
 // Not a model's: these are statics, and outlive it.
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,7 @@ static TEAM: AtomicPtr<Team> = AtomicPtr::new(std::ptr::null_mut());
 
 extern "C" fn forget_team() {
     TEAM.store(std::ptr::null_mut(), Ordering::Relaxed);
+    fork::note();
     openmp::forget();
 }
 
@@ -75,7 +76,7 @@ impl Team {
             Err(TryLockError::Poisoned(members)) => members.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
-        while members.len() < wanted {
+        while members.len() < wanted && memory::suffices_for_a_thread() {
             let Ok(member) = Member::spawn(members.len() + 1) else { break };
             members.push(member);
         }

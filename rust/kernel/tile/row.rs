@@ -53,6 +53,10 @@ pub(crate) fn row<S: Lanes<T>, T: Element>(
         // In this order, or from the other end.
         let turn = |n: usize| if backwards { count - n } else { n };
         let waiting = place(turn(first).min(turn(end)))..place(turn(first).max(turn(end)));
+        // A short step has nothing to stop.
+        if first > 0 && sink.stops(waiting.len() * S::LANES * right.depth) {
+            return;
+        }
         for n in first..end {
             let n = if backwards { count - 1 - n } else { n };
             let vectors = place(n)..place(n + 1);

@@ -337,8 +337,9 @@ fn threads_pack_what_one_packs(isa: InstructionSet) {
         let case = Case { projection: Some(211), ..Case::new(CellSpec::GERS_1999, [3, 2, 45, 301]) };
         let data = Data::<T>::new(&case);
         let packed = |threads| {
-            let mut forward = Forward::with_threads(isa, case.cell, &data.weights(), threads).unwrap();
-            let mut backward = Backward::with_threads(isa, case.cell, &data.weights(), threads).unwrap();
+            let control = Control { threads, cancel: &|| false };
+            let mut forward = Forward::with(isa, case.cell, &data.weights(), &control).unwrap();
+            let mut backward = Backward::with(isa, case.cell, &data.weights(), &control).unwrap();
             let panels = [Some(&mut forward.w), forward.w_hr.as_mut()].into_iter();
             let panels = panels.chain([Some(&mut backward.w_ih), Some(&mut backward.w_hh), backward.w_hr.as_mut()]);
             let numbers = panels.flatten().flat_map(|panel| panel.blocks_mut().flat_map(|(_, _, numbers)| numbers));

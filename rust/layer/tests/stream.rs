@@ -27,7 +27,7 @@ fn layers<T: Real>(isa: InstructionSet, projection: Option<usize>) -> (Stream<T>
     upper.x = try_forward(isa, &below, &data, false, &ALONE).unwrap().y;
     let whole = try_forward(isa, &above, &upper, false, &ALONE).unwrap();
     let packed = [&data, &upper].map(|data| Arc::new(Forward::new(isa, peephole, &data.weights()).unwrap()));
-    (Stream::new(packed.to_vec(), 3), data, whole)
+    (Stream::new(packed.to_vec(), 3).unwrap(), data, whole)
 }
 
 fn steps_are_the_whole(isa: InstructionSet) {
