@@ -281,7 +281,7 @@ def test_arrays_that_others_write_to():
 
         def write(k):
             rng = np.random.default_rng(k)
-            while time.monotonic() < end:
+            while time.monotonic() < end or min(calls[3:]) == 0:
                 for array in shared:
                     if array.dtype.kind == "f":
                         array[...] = rng.choice([0.0, 1.0, -1e30, np.nan, np.inf])
@@ -291,7 +291,7 @@ def test_arrays_that_others_write_to():
         def call(k):
             stream = one_way.stream(3)
             x = np.zeros((4, 16))
-            while time.monotonic() < end:
+            while time.monotonic() < end or calls[k] == 0:
                 if k % 4 == 0:
                     answers(run)
                     layer(run.x, run.state, lengths)
@@ -310,7 +310,6 @@ def test_arrays_that_others_write_to():
         for array, was in zip(arrays, clean, strict=True):
             array[...] = was
         same(answers(run)[0], wanted)
-        assert min(calls[3:]) > 0
         print("right")
         """,
         RACE,
