@@ -87,7 +87,8 @@ fn detached<R: Send>(
 }
 
 /// The compiled part of lstm_rs. Private: use the package.
-#[pymodule]
+// It needs no GIL: what a call changes is its own, this thread's, an atomic, or behind a lock or a borrow flag.
+#[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     settings::read_environment()?;
     arrays::touch_workspaces();

@@ -132,11 +132,12 @@ def test_calls_that_are_refused(change, error, text):
         {"cell": CellSpec.greff("NOAF")},
         {"cell": CellSpec(output_activation="identity")},
         {"num_layers": 1, "bidirectional": True},
+        {"dtype": np.float64},
     ],
     ids=str,
 )
 def test_the_tape_of_another_kind_of_layer_is_refused(other):
-    x = np.ones((4, 4, 4), np.float32)
+    x = np.ones((4, 4, 4), other.get("dtype", np.float32))
     tape = LSTM(4, 4, **{"num_layers": 2} | other).forward_train(x)[2]
     with pytest.raises(ValueError, match=r"^tape: expected one of LSTM"):
         LSTM(4, 4, 2).backward(tape)

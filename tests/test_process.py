@@ -80,13 +80,13 @@ def one_call(name, steps):
     return lambda: lstm_rs.backward(tape)
 
 
-# The last holds the interpreter, and proves that this would be seen.
+# The last holds the interpreter, where only one thread may have it, and proves that this would be seen.
 @pytest.mark.parametrize("name", ["forward", "backward", "sum"])
 def test_other_threads_run_during_a_long_call(name):
     took, _ = longest_pause(one_call(name, 50))
     # One call of about a second, so that a pause shows beside those that the machine's other work makes.
     took, pause = longest_pause(one_call(name, min(int(50 / took) + 50, 10_000)))
-    assert (pause > took / 2) == (name == "sum")
+    assert (pause > took / 2) == (name == "sum" and getattr(sys, "_is_gil_enabled", lambda: True)())
 
 
 # ----------------------------- in a process of its own

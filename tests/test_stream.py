@@ -1,5 +1,7 @@
 """A stream, step by step, against the whole sequence: the same bits."""
 
+import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -228,6 +230,13 @@ def test_streams_that_cannot_be():
         LSTM(3, 4).stream(0)
     with pytest.raises(TypeError, match=r"^batch_size: expected an int, got float"):
         LSTM(3, 4).stream(1.0)
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_stream_is_not_copied_by_halves(how):
+    """A copy that shares the state would move on with the stream that it is of."""
+    with pytest.raises(TypeError, match=r"^stream: cannot be copied or pickled; make another with LSTM.stream"):
+        how(made().stream())
 
 
 def test_no_input_is_a_stream_too():

@@ -52,6 +52,22 @@ def test_a_row_does_not_depend_on_the_others():
     assert all(np.array_equal(linear(x[t, 0]), whole[t, 0]) for t in range(40))
 
 
+def test_a_call_is_of_the_weights_of_one_moment():
+    """Between the questions for its weights another thread may put others in their place."""
+    linear, x = train.Linear(6, 4, seed=0), np.ones((3, 6), np.float32)
+    other = train.Linear(6, 4, seed=1).state_dict()
+    wanted = linear(x)
+
+    class Meddled(dict):
+        def __getitem__(self, name):
+            linear._arrays = other
+            return super().__getitem__(name)
+
+    linear._arrays = Meddled(linear._arrays)
+    assert np.array_equal(linear(x), wanted)
+    assert linear._arrays is other
+
+
 def test_initial_weights():
     linear = train.Linear(400, 300, seed=0)
     for array in linear.weights.values():

@@ -131,7 +131,7 @@ class Dropout(NamedTuple):
 def _fit(layout: Layout, tapes: tuple[Tape, ...]) -> bool:
     """Are these the tapes of such a layer? The gradients of another would be those of other weights."""
     got = [
-        (tape.cell, tape.reverse, tape.batch_first, [None if w is None else w.shape for w in tape.weights])
+        (tape.cell, tape.reverse, tape.batch_first, [None if w is None else (w.shape, w.dtype) for w in tape.weights])
         for tape in tapes
     ]
     expected = [
@@ -139,7 +139,7 @@ def _fit(layout: Layout, tapes: tuple[Tape, ...]) -> bool:
             layout.cell,
             k % layout.directions == 1,
             layout.batch_first,
-            [None if name is None else layout.shapes[name] for name in names],
+            [None if name is None else (layout.shapes[name], layout.dtype) for name in names],
         )
         for k, names in enumerate(layout.parts)
     ]

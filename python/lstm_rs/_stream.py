@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 import numpy.typing as npt
 
@@ -66,3 +68,7 @@ class Stream:
         """Start again from a state of zeros, on the layer's newest weights."""
         self._snapshot = self._store.snapshot
         self._stream = _core.Stream(self._snapshot.layers, self._batch_size)
+
+    def __reduce__(self) -> NoReturn:
+        # What copy.copy would make by itself moves on with the stream that it is of.
+        raise TypeError("stream: cannot be copied or pickled; make another with LSTM.stream, and assign it the state")
