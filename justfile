@@ -84,20 +84,97 @@ peers:
         grep -iE '^(torch|onnx|onnxruntime|keras|h5py|flax|jax|safetensors|scikit.learn|silero.vad|textgenrnn|aeon) '
     [ -d /usr/share/sounds/alsa ] || echo "NOT RUN: silero-vad on a spoken recording: /usr/share/sounds/alsa (of alsa-utils) is not there"
 
-# the wheel as users get it, in dist/: its link-time optimisation is read off the compiler's line
+# the wheel for this machine as users get it, in dist/, and nothing else there
 wheel:
+    rm -rf dist
+    {{ just_executable() }} _wheel {{ arch() }} rustc . dist
+
+# the wheels for both machines and the sdist, in dist/, and what auditwheel, abi3audit and twine say of them
+wheels: wheel licences
     #!/usr/bin/env bash
     set -euo pipefail
-    rm -rf dist
-    mkdir dist
+    {{ python }} -m pip install --quiet 'auditwheel>=6.4' 'abi3audit>=0.0.25' 'twine>=6.1' 'check-wheel-contents>=0.6.2'
+    for machine in x86_64 aarch64; do
+        [ "$machine" != {{ arch() }} ] || continue
+        rustc=$({{ just_executable() }} _rustc "$machine-unknown-linux-gnu")
+        if [ -n "$rustc" ]; then
+            {{ just_executable() }} _wheel "$machine" "$rustc" . dist
+        else
+            echo "NOT RUN: the wheel for $machine: Rust's std for it is not installed"
+        fi
+    done
+    {{ python }} -m maturin sdist --out dist
+    for wheel in dist/*.whl; do
+        {{ python }} -m auditwheel show "$wheel" | tr '\n' ' ' | grep -o 'is consistent with the following platform tag: "manylinux_2_17_[^"]*"' ||
+            { {{ python }} -m auditwheel show "$wheel"; exit 1; }
+        size=$(stat --format %s "$wheel")
+        echo "$wheel: $size bytes"
+        [ "$size" -le $((2 << 20)) ] || { echo "wheels: $wheel is larger than 2 MiB"; exit 1; }
+    done
+    {{ python }} -m abi3audit --strict --summary dist/*.whl
+    {{ python }} -m check_wheel_contents dist/*.whl
+    {{ python }} -m twine check --strict dist/*
+
+# the wheel again, from the sdist alone, in another place, with a cargo home of its own: the same bytes
+reproducible: wheels
+    #!/usr/bin/env bash
+    set -euo pipefail
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    tar -xf dist/lstm_rs-*.tar.gz -C "$work"
+    export CARGO_HOME=$work/cargo SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+    {{ just_executable() }} _wheel {{ arch() }} rustc "$(echo "$work"/lstm_rs-*)" "$work/dist"
+    sha256sum dist/*_{{ arch() }}.whl "$work"/dist/*.whl
+    cmp dist/*_{{ arch() }}.whl "$work"/dist/*.whl ||
+        { diff <(unzip -v dist/*_{{ arch() }}.whl) <(unzip -v "$work"/dist/*.whl); exit 1; }
+
+# LICENSE-THIRD-PARTY names the crates that Cargo.lock links into the wheel, with their licences, and no others
+licences:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo tree --locked --features python --edges normal,no-proc-macro --target all --prefix none --format '{p}: {l}' |
+        sed -E '/^lstm-rs /d; s/ v[0-9.]+:/:/; s/ \(\*\)$//' | sort -u |
+        diff <(grep -E '^[a-z0-9_-]+: ' LICENSE-THIRD-PARTY | sort) - || { echo "licences: LICENSE-THIRD-PARTY (<) is not what is linked (>)"; exit 1; }
+
+# Linked by zig, for the glibc of 2012. Where and when it was built is not in it: paths in the messages of panics and in
+# the SBOM are replaced, and the time is the commit's.
+# builds the wheel for Linux on `machine`, into `out`
+_wheel machine rustc source out:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    {{ python }} -m pip install --quiet 'maturin[zig]>=1.16,<2' 'wheel>=0.45'
+    out=$(realpath --canonicalize-missing {{ quote(out) }})
+    cd {{ quote(source) }}
+    target={{ machine }}-unknown-linux-gnu
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    export RUSTC={{ quote(rustc) }} SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+    export RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$PWD=."
+    # What is built already has no compiler's line to look at.
+    cargo clean --quiet --release --package lstm-rs --target "$target"
+    {{ python }} -m maturin build --release --locked --zig --compatibility manylinux2014 --target "$target" \
+        --out "$work" --verbose >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
     # With a library for Rust beside the one for Python, cargo drops `lto` without a word.
-    cargo clean --quiet --release --package lstm-rs
-    MATURIN_PEP517_ARGS=--verbose {{ python }} -m pip wheel --verbose --no-deps --wheel-dir dist . >dist/build.log 2>&1 ||
-        { cat dist/build.log; exit 1; }
-    line=$(grep -e '--crate-name lstm_rs .*--crate-type cdylib' dist/build.log) ||
-        { echo "wheel: no compiler's line for a cdylib in dist/build.log"; exit 1; }
+    line=$(grep -e '--crate-name lstm_rs .*--crate-type cdylib' "$work/log") ||
+        { echo "wheel: no compiler's line for a cdylib"; exit 1; }
     grep -o -e ' -C lto=fat' <<<"$line" || { echo "wheel: built without link-time optimisation: $line"; exit 1; }
-    ls dist/lstm_rs-*-cp310-abi3-*.whl
+    {{ python }} -m wheel unpack --dest "$work" "$work"/*.whl
+    sed -i "s|file://$PWD|file:///lstm_rs|g" "$work"/*/*.dist-info/sboms/*
+    if grep -rF -e "$PWD/" -e "$HOME/" "$work"/lstm_rs-*/; then
+        echo "wheel: it has a path of this machine in it"
+        exit 1
+    fi
+    mkdir -p "$out"
+    {{ python }} -m wheel pack --dest-dir "$out" "$work"/lstm_rs-*/
+
+# prints a compiler that has Rust's std for `target`, if there is one: rustup's, or Debian's rustc-web
+_rustc target:
+    #!/usr/bin/env bash
+    for rustc in rustc /usr/bin/rustc; do
+        compgen -G "$("$rustc" --print target-libdir --target {{ target }} 2>/dev/null)/libcore-*.rlib" >/dev/null &&
+            echo "$rustc" && exit
+    done
+    exit 0
 
 # the k loops of the compiled library: no call, no reference to the stack
 asm-check:
@@ -113,11 +190,14 @@ asm-check:
     objdump --disassemble --no-show-raw-insn --demangle target/asm/release/liblstm_rs.so |
         {{ python }} tests/check_code_generation.py
 
-# that wheel on each Python found, in an environment of its own: what it says of itself, and the examples
+# that wheel on each Python found, in bare environments, with the newest NumPy and the oldest; then the docstrings' examples
 pythons:
     #!/usr/bin/env bash
     set -euo pipefail
     for minor in 10 11 12 13; do
+        # The first that has wheels for this Python.
+        oldest=$([ "$minor" -le 12 ] && echo 1.26 || echo 2.1)
+        {{ just_executable() }} _venv "$minor" "numpy==$oldest.*"
         {{ just_executable() }} _venv "$minor" numpy python -m pytest tests/test_doctests.py
     done
 
@@ -125,7 +205,8 @@ pythons:
 numpy-1:
     @{{ just_executable() }} _venv 10 'numpy==1.26.*' python -m pytest
 
-# runs a command in a fresh environment of Python 3.`minor` with the wheel, one NumPy, and what the tests need
+# The wheel and one NumPy in a fresh environment of Python 3.`minor`: what it says of itself, the README's examples; and
+# `command`, for which what the tests need is added.
 _venv minor numpy *command:
     #!/usr/bin/env bash
     set -euo pipefail
@@ -133,16 +214,66 @@ _venv minor numpy *command:
         "$python" -c '' 2>/dev/null && break
     done
     if [ "$python" = none ]; then
-        echo "NOT RUN: {{ command }} on Python 3.{{ minor }}: it is not installed"
+        echo "NOT RUN: the wheel on Python 3.{{ minor }} with {{ numpy }}: it is not installed"
         exit
     fi
     venv=$(mktemp -d)
     trap 'rm -rf "$venv"' EXIT
     "$python" -m venv "$venv"
     . "$venv/bin/activate"
-    pip install --quiet "$(echo dist/*.whl)[test]" '{{ numpy }}'
-    python -m lstm_rs info
+    wheel=$(echo dist/*_{{ arch() }}.whl)
+    pip install --quiet "$wheel" '{{ numpy }}'
+    [ "$(pip list --format freeze | grep -vc -e '^pip=' -e '^setuptools=')" = 2 ] || { pip list; exit 1; }
+    {{ just_executable() }} _try python
+    [ -n {{ quote(command) }} ] || exit 0
+    pip install --quiet "$wheel[test]"
     {{ command }}
+
+# what lstm_rs says of itself in that `python`, how long its import takes, and the README's examples, each in a process of its own
+_try *python:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    examples=$(mktemp -d)
+    trap 'rm -rf "$examples"' EXIT
+    {{ python }} -m lstm_rs info
+    # The processor's time, which other work on the machine does not add to.
+    for _ in 1 2 3 4 5; do
+        {{ python }} -c 'import time, numpy; start = time.process_time(); import lstm_rs; print(time.process_time() - start)'
+    done | sort -g | awk 'NR == 1 { printf "import: %.1f ms over that of NumPy\n", 1e3 * $1 }'
+    awk -v dir="$examples" '/^```python$/ { file = dir "/" ++n ".py"; next } /^```/ { file = "" } file { print > file }' README.md
+    for example in "$examples"/1.py "$examples"/[2-9].py; do
+        {{ python }} "$example"
+        echo "README.md, example $(basename "$example" .py): passed"
+    done
+
+# the wheel for aarch64 under qemu, in Debian's Python for it: the same as on other Pythons, and tests
+wheel-arm: wheels
+    #!/usr/bin/env bash
+    set -euo pipefail
+    not_run() { echo "NOT RUN: the wheel for aarch64 under qemu: $1" && exit; }
+    [ {{ arch() }} = x86_64 ] || not_run "it takes an x86-64 machine"
+    command -v qemu-aarch64 || not_run "qemu-aarch64 is not installed"
+    wheel=$(compgen -G 'dist/*_aarch64.whl') || not_run "it was not built"
+    rm -rf target/arm64
+    mkdir -p target/arm64/debs
+    cd target/arm64
+    (cd debs && apt-get download --quiet=2 $(printf '%s:arm64 ' python3.11-minimal libpython3.11-{minimal,stdlib} \
+        libc6 libgcc-s1 libstdc++6 zlib1g libexpat1 libssl3 libbz2-1.0 liblzma5 libffi8 libcrypt1 libuuid1)) ||
+        not_run "apt-get has no Python 3.11 for arm64 (dpkg --add-architecture arm64)"
+    for deb in debs/*.deb; do
+        dpkg-deb --extract "$deb" root
+    done
+    install() {
+        {{ python }} -m pip install --quiet --no-compile --target "$1" --python-version 3.11 --only-binary :all: \
+            --platform manylinux2014_aarch64 --platform manylinux_2_28_aarch64 "${@:2}"
+    }
+    install bare "../../$wheel"
+    install tests "../../$wheel[test]"
+    arm() { echo qemu-aarch64 -L "$PWD/root" -E PYTHONPATH="$PWD/$1" "$PWD/root/usr/bin/python3.11"; }
+    cd ../..
+    export OMP_NUM_THREADS=1
+    {{ just_executable() }} _try $(cd target/arm64 && arm bare)
+    $(cd target/arm64 && arm tests) -m pytest -p no:cacheprovider tests/test_same_bits.py
 
 # A test asks for more memory than there is and has to be refused, which the allocator's option allows.
 # AddressSanitizer over the Rust tests, on every instruction set of this CPU
@@ -172,15 +303,10 @@ neon:
         exec cargo test
     fi
     target=aarch64-unknown-linux-gnu
-    has_std() { compgen -G "$("$1" --print target-libdir --target $target)/libcore-*.rlib"; }
     not_run() { echo "NOT RUN: NEON under qemu: $1 is not installed" && exit; }
-    if has_std rustc; then
-        export RUSTC=rustc
-    elif has_std /usr/bin/rustc; then
-        export RUSTC=/usr/bin/rustc
-    else
-        not_run "Rust's std for $target"
-    fi
+    RUSTC=$({{ just_executable() }} _rustc $target)
+    export RUSTC
+    [ -n "$RUSTC" ] || not_run "Rust's std for $target"
     command -v aarch64-linux-gnu-gcc || not_run aarch64-linux-gnu-gcc
     command -v qemu-aarch64 || not_run qemu-aarch64
     "$RUSTC" --version
