@@ -14,7 +14,7 @@ default:
 check: rust package lint stubtest pytest
 
 # check, beside the other libraries, the documentation, and all that takes Linux
-ci: peers docs check wheel asm-check pythons numpy-1 asan tsan neon
+ci: peers docs check wheel asm-check pythons numpy-1 asan tsan neon wheels wheel-arm reproducible
 
 # ----------------------------------------------------------------------------------------------------------------- Rust
 
@@ -225,21 +225,21 @@ _venv minor numpy *command:
     pip install --quiet "$wheel" '{{ numpy }}'
     [ "$(pip list --format freeze | grep -vc -e '^pip=' -e '^setuptools=')" = 2 ] || { pip list; exit 1; }
     {{ just_executable() }} _try python
+    # The processor's time, which other work on the machine does not add to.
+    for _ in 1 2 3 4 5; do
+        python -c 'import time, numpy; start = time.process_time(); import lstm_rs; print(time.process_time() - start)'
+    done | sort -g | awk 'NR == 1 { printf "import: %.1f ms over that of NumPy\n", 1e3 * $1 }'
     [ -n {{ quote(command) }} ] || exit 0
     pip install --quiet "$wheel[test]"
     {{ command }}
 
-# what lstm_rs says of itself in that `python`, how long its import takes, and the README's examples, each in a process of its own
+# what lstm_rs says of itself in that `python`, and the README's examples, each in a process of its own
 _try *python:
     #!/usr/bin/env bash
     set -euo pipefail
     examples=$(mktemp -d)
     trap 'rm -rf "$examples"' EXIT
     {{ python }} -m lstm_rs info
-    # The processor's time, which other work on the machine does not add to.
-    for _ in 1 2 3 4 5; do
-        {{ python }} -c 'import time, numpy; start = time.process_time(); import lstm_rs; print(time.process_time() - start)'
-    done | sort -g | awk 'NR == 1 { printf "import: %.1f ms over that of NumPy\n", 1e3 * $1 }'
     awk -v dir="$examples" '/^```python$/ { file = dir "/" ++n ".py"; next } /^```/ { file = "" } file { print > file }' README.md
     for example in "$examples"/1.py "$examples"/[2-9].py; do
         {{ python }} "$example"
