@@ -323,6 +323,11 @@ dependencies:
     target/tools/bin/cargo-deny --locked check licenses bans sources
     {{ python }} tests/check_dependencies.py
 
+# longer: layers that live long, drawn at random, and races between Python threads; about 5 minutes
+stateful:
+    LSTM_RS_STATEFUL_EXAMPLES=2000 {{ python }} -m pytest tests/test_stateful.py -k TestLongLived
+    LSTM_RS_RACE_SECONDS=20 {{ python }} -m pytest tests/test_free_threading.py tests/test_free_threading_weights.py
+
 # sigmoid and tanh over all float32 values: prints the worst error in units in the last place; a minute
 exhaustive:
     LSTM_RS_EXHAUSTIVE=1 cargo test --lib numbers_are_within -- --nocapture
