@@ -37,9 +37,16 @@ mod threads;
 #[cfg(feature = "python")]
 #[allow(unsafe_code, reason = "arrays are borrowed from NumPy")]
 mod python;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, reason = "not all of it is for the fuzzer"))]
 mod reference;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, unused, reason = "not all of it is for the fuzzer"))]
 mod testing;
+
+/// What the fuzz targets of `tests/fuzz` run.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use layer::fuzzing;
 
 pub use threads::openmp;

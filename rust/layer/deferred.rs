@@ -143,27 +143,25 @@ impl<'a, T: Element> Sums<'a, T> {
         peephole: Option<ArrayViewMut2<'a, T>>,
         w_hr: Option<ArrayViewMut2<'a, T>>,
     ) -> Result<Self> {
-        let dims = weights.dims;
-        let (rows, hidden, output) = (dims.gate_rows(), dims.hidden_size, dims.output_size);
-        let peepholes = weights.cell.peephole_rows().count;
-        let sums = Self {
+        let LayerDims { input_size, hidden_size, output_size, .. } = weights.dims;
+        let (rows, peepholes) = (weights.dims.gate_rows(), weights.cell.peephole_rows().count);
+        // What weights have, and nothing else.
+        let fits = |got: Option<&[usize]>, there: bool, expected: &[usize]| got == there.then_some(expected);
+        let all = fits(Some(w_ih.shape()), true, &[rows, input_size])
+            && fits(Some(w_hh.shape()), true, &[rows, output_size])
+            && fits(b.as_ref().map(|b| b.shape()), weights.bias, &[rows])
+            && fits(peephole.as_ref().map(|p| p.shape()), peepholes > 0, &[peepholes, hidden_size])
+            && fits(w_hr.as_ref().map(|w| w.shape()), weights.w_hr.is_some(), &[output_size, hidden_size]);
+        if !all {
+            return Err(Error::gradients());
+        }
+        Ok(Self {
             w_ih: flat("gradient of w_ih", w_ih.into_slice())?,
             w_hh: flat("gradient of w_hh", w_hh.into_slice())?,
             b: b.map(|b| flat("gradient of b", b.into_slice())).transpose()?,
             peephole: peephole.map(|p| flat("gradient of peephole", p.into_slice())).transpose()?,
             w_hr: w_hr.map(|w| flat("gradient of w_hr", w.into_slice())).transpose()?,
-        };
-        let lengths = [
-            (sums.w_ih.len(), rows * dims.input_size),
-            (sums.w_hh.len(), rows * output),
-            (sums.b.as_ref().map_or(0, |b| b.len()), if weights.bias { rows } else { 0 }),
-            (sums.peephole.as_ref().map_or(0, |p| p.len()), peepholes * hidden),
-            (sums.w_hr.as_ref().map_or(0, |w| w.len()), if weights.w_hr.is_some() { output * hidden } else { 0 }),
-        ];
-        match lengths.iter().all(|(got, expected)| got == expected) {
-            true => Ok(sums),
-            false => Err(Error::gradients()),
-        }
+        })
     }
 
     /// Their rows.

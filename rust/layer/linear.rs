@@ -146,7 +146,8 @@ impl<'a, T: Element> Linear<'a, T> {
             outputs,
             inputs,
             weight: RowsMut::flat(flat("gradient of weight", out.weight.into_slice())?, inputs),
-            bias: bias.map(|bias| RowsMut::flat(bias, outputs)),
+            // Without outputs it would be a row of nothing, which is none.
+            bias: bias.filter(|bias| !bias.is_empty()).map(|bias| RowsMut::flat(bias, outputs)),
             stop: Stop::new(&cancel),
         };
         team::share(hands, |worker, hand| T::dispatch(self.isa, SumShare { pass: &pass, worker, hand }));

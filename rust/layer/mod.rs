@@ -246,5 +246,19 @@ impl<'a, T> StateRows<'a, T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod tests;
+
+/// The fuzzer's ways in.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    /// A call that fits, made of `bytes`: panics where the answer is wrong.
+    pub fn passes(bytes: &[u8]) {
+        super::tests::fuzz::passes(bytes);
+    }
+
+    /// A call that need not fit, made of `bytes`: panics where what fits is refused, or the other way round.
+    pub fn refusals(bytes: &[u8]) {
+        super::tests::fuzz::refusals(bytes);
+    }
+}

@@ -48,7 +48,7 @@ pub(super) fn cells_per_chunk<T>(row: usize, batch: usize, steps: usize) -> usiz
 pub(super) fn steps_per_window<T>(row: usize, batch: usize) -> usize {
     let rows = second_level() / 2 / size_of::<T>() / row.max(1);
     let rows = if rows < CHAIN { 4 * CHAIN } else { rows };
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     let rows = WINDOW.get().unwrap_or(rows);
     rows.div_ceil(batch.max(1))
 }
@@ -62,12 +62,13 @@ pub(in crate::layer) enum Split {
     Units,
 }
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 thread_local! {
     /// For tests: a split in place of the one that the model chooses.
     pub(in crate::layer) static FORCED: std::cell::Cell<Option<Split>> = const { std::cell::Cell::new(None) };
-    /// For tests: rows of a window, which is a single step unless they say otherwise.
-    pub(in crate::layer) static WINDOW: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(Some(1)) };
+    /// For tests: rows of a window, which is a single step in `cargo test` unless they say otherwise.
+    pub(in crate::layer) static WINDOW: std::cell::Cell<Option<usize>> =
+        const { std::cell::Cell::new(if cfg!(test) { Some(1) } else { None }) };
 }
 
 /// Who does what in a call.
@@ -108,7 +109,7 @@ pub(super) fn work<T>(layer: &LayerDims, (steps, cells): (usize, usize), passes:
 
 /// How many threads a call of so much work may use.
 pub(super) fn threads(control: &Control<'_>, work: f64) -> usize {
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     if FORCED.get().is_some() {
         return control.threads;
     }
@@ -132,7 +133,7 @@ impl Plan {
         // An empty call has no work: what is asked for must still be a number.
         let steps_a_poll = (POLL / step).clamp(1.0, 1e6) as usize;
         let share_out = |threads, split| Self { threads, split, steps_a_poll };
-        #[cfg(test)]
+        #[cfg(any(test, fuzzing))]
         if let Some(split) = FORCED.get() {
             let most = if split == Split::Batch { schedule.batch() } else { blocks };
             return share_out(threads.min(most).max(1), split);

@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 
-use ndarray::{Array3, ArrayViewD, Axis, concatenate, s};
+use ndarray::{Array3, ArrayViewD, Axis, s};
 
 use super::calls::{
     ALONE, Backwarded, Forwarded, assert_same, backward, both, forward, run_forward, try_backward, try_forward,
 };
 use super::cases::{Case, Data, Layout, fill_past_the_ends};
+use super::ways::in_pieces;
 use crate::caches::second_level;
 use crate::cell::CellSpec;
 use crate::cell::tests::{all, every};
@@ -118,43 +119,6 @@ fn pieces_are_the_whole(isa: InstructionSet) {
     for case in cases(13, 2) {
         for_both_types!(check(isa, &case));
     }
-}
-
-/// The same call in pieces of time, with the state carried over and its gradient carried back: `y`, `dx`, the last piece
-/// forward and the last piece backward.
-type Pieces<T> = (Array3<T>, Option<Array3<T>>, (Forwarded<T>, Backwarded<T>));
-
-fn in_pieces<T: Real>(isa: InstructionSet, case: &Case, data: &Data<T>, cuts: &[usize]) -> Pieces<T> {
-    let mut pieces: Vec<_> = cuts.windows(2).map(|cut| data.steps(case, cut[0]..cut[1])).collect();
-    // Where time runs back, the last piece is the first.
-    let mut order: Vec<usize> = (0..pieces.len()).collect();
-    if case.reverse {
-        order.reverse();
-    }
-    let mut tapes: Vec<Option<Forwarded<T>>> = vec![None; pieces.len()];
-    let mut state = data.state.clone();
-    for &piece in &order {
-        let (part, its) = &mut pieces[piece];
-        its.state = state;
-        let tape = forward(isa, part, its);
-        state = Some((tape.h.clone(), tape.c.clone()));
-        tapes[piece] = Some(tape);
-    }
-    let mut gradients: Vec<Option<Backwarded<T>>> = vec![None; pieces.len()];
-    let mut dstate = data.dstate.clone();
-    for &piece in order.iter().rev() {
-        let (part, its) = &mut pieces[piece];
-        its.dstate = dstate;
-        let its_gradients = backward(isa, part, its, tapes[piece].as_ref().expect("was run"));
-        dstate = Some((its_gradients.h.clone(), its_gradients.c.clone()));
-        gradients[piece] = Some(its_gradients);
-    }
-    let (tapes, gradients): (Vec<_>, Vec<_>) = tapes.into_iter().flatten().zip(gradients.into_iter().flatten()).unzip();
-    let y: Vec<_> = tapes.iter().map(|tape| tape.y.view()).collect();
-    let dx: Option<Vec<_>> = gradients.iter().map(|gradients| gradients.x.as_ref().map(|x| x.view())).collect();
-    let join = |parts: &[ndarray::ArrayView3<'_, T>]| concatenate(Axis(0), parts).expect("pieces of one array");
-    let (first, last) = (order[0], order[order.len() - 1]);
-    (join(&y), dx.map(|dx| join(&dx)), (tapes[last].clone(), gradients[first].clone()))
 }
 
 /// Of weights that do not stay in a cache, each call begins where the last one ended.

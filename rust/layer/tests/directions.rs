@@ -1,14 +1,12 @@
 //! Two directions of a layer side by side: what each is by itself.
 
-use super::calls::{ALONE, Backwarded, Forwarded, assert_same, try_backward, try_forward};
-use super::cases::{Case, Data, view};
+use super::calls::{ALONE, assert_same, try_backward, try_forward};
+use super::cases::{Case, Data};
+use super::ways::{Two, backward_both, forward_both};
 use crate::cell::CellSpec;
-use crate::error::{Error, Result};
+use crate::error::Error;
+use crate::layer::Control;
 use crate::layer::share::{FORCED, Split};
-use crate::layer::{
-    Backward, BackwardCall, Control, Forward, ForwardCall, Gradients, Output, OutputGradient, StateMut, Tape, TapeMut,
-    Workspace,
-};
 use crate::simd::InstructionSet;
 use crate::testing::{Real, on_every_isa};
 
@@ -16,63 +14,6 @@ on_every_isa! {
     side_by_side_each_is_itself,
     either_can_be_refused,
     both_can_be_stopped,
-}
-
-type Two<X> = [X; 2];
-
-fn forward<T: Real>(
-    isa: InstructionSet,
-    cases: &Two<Case>,
-    data: &Two<Data<T>>,
-    control: &Control<'_>,
-) -> Result<Two<Forwarded<T>>> {
-    let weights = [0, 1].map(|d| Forward::new(isa, cases[d].cell, &data[d].weights()).unwrap());
-    let mut out = [0, 1].map(|d| Forwarded::new(&cases[d]));
-    let mut workspaces: Two<Workspace<T>> = Default::default();
-    let mut calls = Vec::new();
-    for (d, (out, workspace)) in out.iter_mut().zip(&mut workspaces).enumerate() {
-        let output = Output {
-            y: out.y.view_mut(),
-            state: StateMut { h: out.h.view_mut(), c: out.c.view_mut() },
-            tape: Some(TapeMut { gates: out.gates.view_mut(), c: out.c_tape.view_mut() }),
-        };
-        calls.push(ForwardCall { weights: &weights[d], workspace, input: data[d].input(&cases[d]), output });
-    }
-    Forward::run_both(calls.try_into().unwrap(), control)?;
-    Ok(out)
-}
-
-fn backward<T: Real>(
-    isa: InstructionSet,
-    cases: &Two<Case>,
-    data: &Two<Data<T>>,
-    tapes: &Two<Forwarded<T>>,
-    control: &Control<'_>,
-) -> Result<Two<Backwarded<T>>> {
-    let weights = [0, 1].map(|d| Backward::new(isa, cases[d].cell, &data[d].weights()).unwrap());
-    let mut out = [0, 1].map(|d| Backwarded::new(&cases[d], &data[d]));
-    let mut workspaces: Two<Workspace<T>> = Default::default();
-    let mut calls = Vec::new();
-    for (d, (out, workspace)) in out.iter_mut().zip(&mut workspaces).enumerate() {
-        let Forwarded { y, gates, c_tape, .. } = &tapes[d];
-        calls.push(BackwardCall {
-            weights: &weights[d],
-            workspace,
-            tape: Tape { input: data[d].input(&cases[d]), y: y.view(), gates: gates.view(), c: c_tape.view() },
-            gradient: OutputGradient { dy: data[d].dy.as_ref().map(|dy| dy.view()), state: view(&data[d].dstate) },
-            out: Gradients {
-                x: out.x.as_mut().map(|dx| dx.view_mut()),
-                w_ih: out.w_ih.view_mut(),
-                w_hh: out.w_hh.view_mut(),
-                b: out.b.as_mut().map(|b| b.view_mut()),
-                peephole: out.peephole.as_mut().map(|peephole| peephole.view_mut()),
-                w_hr: out.w_hr.as_mut().map(|w_hr| w_hr.view_mut()),
-                state: StateMut { h: out.h.view_mut(), c: out.c.view_mut() },
-            },
-        });
-    }
-    Backward::run_both(calls.try_into().unwrap(), control)?;
-    Ok(out)
 }
 
 /// The same layer forward and in reverse, with other numbers.
@@ -89,8 +30,8 @@ fn side_by_side_each_is_itself(isa: InstructionSet) {
         for (split, threads) in [(None, 1), (Some(Split::Batch), 2), (Some(Split::Units), 2), (Some(Split::Units), 5)] {
             let control = Control { threads, ..ALONE };
             FORCED.set(split);
-            let got_tapes = forward(isa, &cases, &data, &control).unwrap();
-            let got = backward(isa, &cases, &data, &got_tapes, &control).unwrap();
+            let got_tapes = forward_both(isa, &cases, &data, &control).unwrap();
+            let got = backward_both(isa, &cases, &data, &got_tapes, &control).unwrap();
             FORCED.set(None);
             for d in 0..2 {
                 assert_same(&cases[d], got_tapes[d].named(), tapes[d].named());
@@ -119,7 +60,7 @@ fn either_can_be_refused(isa: InstructionSet) {
         cases[wrong].lengths = Some(vec![1, 5, 2]);
         for threads in [1, 2] {
             FORCED.set(Some(Split::Batch));
-            let refused = forward(isa, &cases, &data, &Control { threads, ..ALONE });
+            let refused = forward_both(isa, &cases, &data, &Control { threads, ..ALONE });
             FORCED.set(None);
             assert_eq!(refused.unwrap_err().to_string(), "lengths[1]: expected 0 to 4 (the steps of x), got 5");
         }
@@ -133,9 +74,9 @@ fn both_can_be_stopped(isa: InstructionSet) {
     for threads in [1, 2, 4] {
         let control = Control { threads, cancel: &|| true };
         FORCED.set(Some(Split::Units));
-        let stopped = forward(isa, &cases, &data, &control).err();
-        let tapes = forward(isa, &cases, &data, &Control { threads, ..ALONE }).unwrap();
-        let stopped_back = backward(isa, &cases, &data, &tapes, &control).err();
+        let stopped = forward_both(isa, &cases, &data, &control).err();
+        let tapes = forward_both(isa, &cases, &data, &Control { threads, ..ALONE }).unwrap();
+        let stopped_back = backward_both(isa, &cases, &data, &tapes, &control).err();
         FORCED.set(None);
         assert_eq!((stopped, stopped_back), (Some(Error::Cancelled), Some(Error::Cancelled)));
     }

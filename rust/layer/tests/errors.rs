@@ -271,6 +271,7 @@ fn calls_backward_that_do_not_fit_are_refused() {
         dx = Array3::zeros((T, N, P)) => "dx: expected shape (3, 2, 4)"
         dw_ih = Array2::zeros((4 * H, I + 1)) => "gradients: expected room for one gradient"
         dw_hh = Array2::zeros((4 * H, H)) => "gradients: expected room for one gradient"
+        dw_ih = Array2::zeros((I, 4 * H)) => "gradients: expected room for one gradient"
         db = None => "gradients: expected room for one gradient"
         db = Some(Array1::zeros(4 * H + 1)) => "gradients: expected room for one gradient"
         dpeephole = None => "gradients: expected room for one gradient"
