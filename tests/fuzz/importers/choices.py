@@ -19,9 +19,12 @@ T = TypeVar("T")
 # Written into JSON in the place of these texts: `json.dumps` itself could not nest so deep.
 DEEP = {"@lists 200": (200, "["), "@lists 100000": (100_000, "["), "@dicts 900": (900, '{"config": ')}
 ENDS = {"[": "]", '{"config": ': "}"}
+NUMBERS: list[Any] = [
+    0, -1, 3, 255, 1 << 16, 1 << 31, 1 << 63, 1 << 64, -(1 << 63), 10**400, 10**4299, 0.5, 1e300, float("nan"),
+    float("inf"),
+]  # fmt: skip
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 4, 8, 12, 255, 1 << 16, 1 << 31, 1 << 40, 1 << 62, 1 << 63, 1 << 64, -(1 << 63),
-    10**400, 10**4299, 0.0, -0.0, 0.5, -0.5, 1.0, 1e-310, 1e38, 1e300, float("nan"), float("inf"), -float("inf"),
+    None, True, False, 1, 2, 4, 8, 12, 1 << 40, 1 << 62, *NUMBERS, 0.0, -0.0, -0.5, 1.0, 1e-310, 1e38, -float("inf"),
     "", "0", "1", "-1", "1e3", "nan", "None", "a/b", "..", "\0", "\ud800", "ä", "x" * 300, [], {}, [0], [[1]], ["a"],
     {"a": 1}, *DEEP,
 ]  # fmt: skip
@@ -106,8 +109,8 @@ def mutated(tree: Any, choices: Choices, words: Sequence[Any]) -> Any:
             if isinstance(node, dict):
                 node[choices.pick([*names, 0, 7])] = node.pop(key)
         elif change == 6:
-            if isinstance(node[key], int | float) and not isinstance(node[key], bool):
-                node[key] += choices.pick([1, -1, 2, 100])
+            if type(node[key]) in (int, float):
+                node[key] = choices.pick([node[key] + 1, node[key] - 1, 2 * node[key], *NUMBERS])
         elif change == 7:
             if isinstance(node, list):
                 node += copy.deepcopy(node) * choices.pick([1, 3])

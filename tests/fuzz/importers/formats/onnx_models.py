@@ -125,6 +125,43 @@ def models() -> list[onnx.ModelProto]:
     ]  # fmt: skip
     body = helper.make_graph([_lstm()], "body", [], [helper.make_tensor_value_info("y", 1, None)], constants[:2])
     inside = [_node("If", "flag", "z", name="if", then_branch=body, else_branch=helper.make_graph([], "no", [], []))]
+    # Small here, and of any size once a number is another.
+    grown = [
+        _node("Expand", "grain square", "B0"),
+        _node("MatMul", "B0 B0", "B1"),
+        _node("Pad", "B1 pads", "B2"),
+        _node("Tile", "B2 twice", "B3"),
+        _node("Range", "start end step", "B4"),
+        _node("Cast", "B4", "B5", to=1),
+        _node("Add", "B3 B5", "B6"),
+        _node("Slice", "B6 start1 end1", "B"),
+    ]
+    growing = [
+        _const("grain", np.full((1, 1), 0.5, np.float32)),
+        _const("square", np.array([1, 1])),
+        _const("pads", np.array([0, 0, 0, 3])),
+        _const("twice", np.array([1, 4])),
+        *(_const(name, np.array(k)) for name, k in (("start", 0), ("end", 16), ("step", 1))),
+        *(_const(name, np.array([k])) for name, k in (("start1", 0), ("end1", 1))),
+    ]
+    doubling = [
+        helper.make_function(
+            f"f{k}",
+            f"f{k}",
+            ["x"],
+            ["y"],
+            [
+                helper.make_node(f"f{k + 1}", ["x"], ["t"], domain=f"f{k + 1}"),
+                helper.make_node(f"f{k + 1}", ["t"], ["y"], domain=f"f{k + 1}"),
+            ],
+            [helper.make_opsetid("", 17), helper.make_opsetid(f"f{k + 1}", 1)],
+        )
+        for k in range(3)
+    ]
+    doubling.append(
+        helper.make_function("f3", "f3", ["x"], ["y"], [_node("Neg", "x", "y")], [helper.make_opsetid("", 17)])
+    )
+    chain = helper.make_node("f0", ["W0"], ["W"], domain="f0")
     function = helper.make_function(
         "local", "local", ["x", "W", "R", "B"], ["y"], [_lstm()], [helper.make_opsetid("", 17)]
     )
@@ -140,6 +177,13 @@ def models() -> list[onnx.ModelProto]:
         _model([dynamic], dynamics, domains=["com.microsoft"]),
         _model(inside, [constants[2], _const("flag", np.array(True))]),
         _model([call], constants[:3], functions=[function], domains=["local"]),
+        _model([*grown, _lstm()], [*constants[:2], *growing]),
+        _model(
+            [chain, _lstm()],
+            [_const("W0", arrays["W"]), *constants[1:3]],
+            functions=doubling,
+            domains=[f"f{k}" for k in range(4)],
+        ),
     ]
 
 
