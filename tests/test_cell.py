@@ -69,6 +69,7 @@ def test_an_activation_has_its_parameters(field):
         (("elu", "1.0x"), TypeError, f"cell: {field} 'elu' must be a number, got '1.0x' of type str"),
         (("elu", True), TypeError, f"cell: {field} 'elu' must be a number, got True"),
         (("elu", np.nan), ValueError, f"cell: {field} 'elu' must be finite, got nan"),
+        (("elu", 10**400), ValueError, f"cell: {field} 'elu' must be finite, got {10**400}"),
     ]:  # fmt: skip
         with pytest.raises(error) as caught:
             CellSpec(**{field: value})
@@ -78,7 +79,7 @@ def test_an_activation_has_its_parameters(field):
 @pytest.mark.parametrize("field", ["gate_clip", "cell_clip"])
 def test_a_clip_is_a_positive_number(field):
     assert getattr(CellSpec(**{field: 3}), field) == 3.0
-    for value in (0.0, -1.0, np.inf, np.nan):
+    for value in (0.0, -1.0, np.inf, np.nan, 10**400):
         with pytest.raises(ValueError, match=f"cell: {field} must be "):
             CellSpec(**{field: value})
     for value in ("3 m", False, (1.0, 2.0)):

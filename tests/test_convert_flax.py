@@ -282,3 +282,21 @@ def test_what_does_not_fit_is_refused_by_its_name(kind, changed, error, text):
         from_flax({"params": changed(params)})
         return
     refused(error, text, lambda: from_flax({"params": changed(params)}))
+
+
+def test_names_that_are_odd_or_there_twice_are_refused():
+    params = dict(linen_params(linen.LSTMCell(HIDDEN))["params"])
+    refused(
+        KeyError,
+        "^params: no weights of an LSTM, which would be dropped: 7$",
+        lambda: from_flax(params | {7: np.ones(2)}),
+    )
+    refused(
+        KeyError,
+        "^params: expected each once, got two of if.kernel$",
+        lambda: from_flax(params | {"if_": params["if"]}),
+    )
+    both = params | {"ii.kernel": params["ii"]["kernel"]}
+    refused(KeyError, "^params: expected each once, got two of ii.kernel$", lambda: from_flax(both))
+    refused(ValueError, "^hi.bias: expected an array, got what makes none: ",
+            lambda: from_flax(params | {"hi": {**params["hi"], "bias": [[1.0], 2.0]}}))  # fmt: skip

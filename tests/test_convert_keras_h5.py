@@ -306,6 +306,11 @@ def test_a_real_file_of_cudnn_layers_reads_english():
         ),
         (
             "LSTM",
+            {"activation": {"class_name": "ELU", "config": {"alpha": 10**400}, "module": "keras.layers"}},
+            "memory: activation: expected a parameter that fits into float64, got 1000",
+        ),
+        (
+            "LSTM",
             {"activation": {"class_name": "LeakyReLU", "config": {"alpha": 0.1}, "registered_name": "Mine>LeakyReLU"}},
             "memory: activation: no such activation here: 'LeakyReLU'",
         ),

@@ -161,6 +161,9 @@ def weights(change):
         (weights(lambda w: [*w[:-1], 10**400]), ValueError, "expected weights that fit into float64: "),
         (weights(lambda w: [*w[:-1], float("nan")]), ValueError, "weights: 1 of 70 weights are NaN or infinite$"),
         (weights(lambda w: [*w[:-2], 1e39, -1e39]), ValueError, "weights: 2 of 70 weights are NaN or infinite$"),
+        (config(num_layers=10**4200), ValueError, "config: expected less than [0-9]+ for num_layers, got 1000+$"),
+        (lambda m: m | {"sample_rate": 10**400}, ValueError, "expected a finite number for sample_rate, got 1000"),
+        (lambda m: m | {"sample_rate": float("inf")}, ValueError, "expected a finite number for sample_rate, got inf$"),
         (lambda m: m | {"sample_rate": "48k"}, TypeError, "expected a number for sample_rate, got '48k'$"),
     ],
 )
@@ -189,3 +192,12 @@ def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         from_nam(tmp_path / "nothing.nam")
     refused(TypeError, "expected float32 or float64, got int32", lambda: from_nam(made(), dtype=np.int32))
+
+
+@pytest.mark.parametrize("weights", [np.array(1.0), np.ones((2, 35)), np.array(["1"] * 70), np.ones(70, complex)])
+def test_an_array_that_is_no_list_of_numbers_is_refused(weights):
+    refused(
+        TypeError,
+        "^source: expected one list of weights, got .* of shape",
+        lambda: from_nam(made() | {"weights": weights}),
+    )

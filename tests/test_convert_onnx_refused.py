@@ -119,7 +119,7 @@ REFUSED = {
     "computed": (hand(computed), "W: .* of node 'lstm', .* from 'x', an input of the graph; use lstm_rs.onnx"),
     "random": (hand(noise), "W: .* when the model runs, by the RandomNormal node 'W'"),
     "circle": (hand(circle), "W: cannot be computed from the model's constants"),
-    "no data": (hand(no_data), "W: cannot be computed from the model's constants"),
+    "no data": (hand(no_data), "W: expected a whole tensor, got one that cannot be read: "),
     "no LSTM": (hand(other_kind), "source: .* got one without; it has 1 GRU"),
     "no nodes": (hand(lambda g: g.ClearField("node")), "source: .* got one without; it has no nodes"),
     "another domain": (hand(other_domain), "source: .* got one without"),

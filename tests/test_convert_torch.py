@@ -487,6 +487,31 @@ def test_what_pytorch_has_not_is_refused():
     refused(TypeError, "^lstm: expected an lstm_rs.LSTM, got LSTM$", lambda: to_torch(make_module()))
 
 
+# ----------------------------- what makes no array
+
+
+def test_what_makes_no_array_is_refused_by_its_name():
+    whole = make_module().state_dict()
+    name = "weight_hh_l0"
+    refused(TypeError, f"^{name}: expected a tensor that makes an array, got one of torch.sparse_coo: ",
+            lambda: from_torch(whole | {name: whole[name].to_sparse()}))  # fmt: skip
+    refused(ValueError, f"^{name}: expected an array, got what makes none: ",
+            lambda: from_torch(whole | {name: [[1.0, 2.0], [3.0]]}))  # fmt: skip
+
+
+def test_a_tensor_that_keeps_its_sign_in_a_flag():
+    module = make_module()
+    whole = module.state_dict()
+    negated = {name: torch.complex(tensor, -tensor).conj().imag for name, tensor in whole.items()}
+    assert all(tensor.is_neg() for tensor in negated.values())
+    same_weights(from_torch(negated), from_torch(module))
+
+
+def test_a_projection_without_a_recurrence_is_refused():
+    arrays = {"weight_ih_l0": np.ones((8, 3), "f4"), "weight_hr_l0": np.ones((1, 2), "f4")}
+    refused(KeyError, "^source: missing: weight_hh_l0$", lambda: from_torch(arrays))
+
+
 # ----------------------------- without torch
 
 

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 from lstm_rs import LSTM, CellSpec
-from lstm_rs.estimators import LSTMClassifier, LSTMRegressor
+from lstm_rs.estimators import LSTMAutoencoder, LSTMClassifier, LSTMForecaster, LSTMRegressor
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 
@@ -222,6 +222,18 @@ BROKEN = {
     "scaler elsewhere": (put("fitted", "scaler_", "scaler", value="nowhere"), "nowhere"),
     "no best epoch": (lambda said: said.pop("best_epoch"), "best_epoch"),
     "generator": (put("shuffle", "bit_generator", value="Dice"), "PCG64"),
+    "another best epoch": (put("best_epoch", value=3), "best_epoch: expected an epoch from 0 to 2, or none, got 3"),
+    "a best epoch of text": (
+        put("best_epoch", value="1"),
+        "best_epoch: expected an epoch from 0 to 2, or none, got '1'",
+    ),
+    "no flag": (put("fitted", "single_output_", value="yes"), "single_output_: expected a bool, got 'yes'"),
+    "no scaler": (
+        put("fitted", "y_scaler_", value={"array": "fitted.y_scaler_.mean"}),
+        "y_scaler_: expected a mean and a",
+    ),
+    "a size that is a bool": (put("fitted", "n_outputs_", value=True), "n_outputs_: expected from 1 to .*, got True"),
+    "a clip beyond float64": (put("as_fitted", "cell", value={"gate_clip": 10**400}), "gate_clip must be finite"),
     "not an object": (lambda said: said.update(as_fitted=[]), "header and tensors do not make a fitted LSTMRegressor"),
 }
 
@@ -260,3 +272,78 @@ def test_a_tensor_that_is_no_number(saved):
     saved.write_bytes(data)
     with pytest.raises(ValueError, match=r"weights lstm\.weight_hh_l0 are NaN or infinite"):
         LSTMRegressor.load(saved)
+
+
+def cast(name, kind, width):
+    """Another dtype for the same bytes."""
+
+    def change(header):
+        tensor = header[name]
+        (first, last), rows = tensor["data_offsets"], tensor["shape"][1:]
+        tensor |= {"dtype": kind, "shape": [(last - first) // (width * max(1, int(np.prod(rows)))), *rows]}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "width", "text"),
+    [
+        ("model.linear.bias", "BF16", 2, r"model\.linear\.bias: expected numbers of F64, .*, got BF16$"),
+        ("history.loss", "F32", 4, r"history\.loss: expected a list of float64, got float32 of shape \(6,\)"),
+        ("fitted.scaler_.mean", "F32", 4, "expected a mean and a deviation above 0 for each feature in fitted.scaler_"),
+    ],
+)
+def test_numbers_of_another_kind(saved, name, kind, width, text):
+    rewrite(saved, tensors=lambda header: cast(name, kind, width)(header))
+    with pytest.raises(ValueError, match=text):
+        LSTMRegressor.load(saved)
+
+
+# Attributes that only a prediction would have stumbled over.
+
+
+FITTED = {
+    "classifier": LSTMClassifier(**SMALL).fit(X, NAMES),
+    "forecaster": LSTMForecaster(window=4, **SMALL).fit(np.arange(40.0)),
+    "autoencoder": LSTMAutoencoder(window=4, **SMALL).fit(np.arange(40.0)),
+}
+ODD = {
+    "a label twice": (
+        "classifier",
+        "classes_",
+        {"strings": ["minus"] * 2, "object": False},
+        "classes_: expected a list",
+    ),
+    "no label": ("classifier", "classes_", {"strings": [], "object": False}, "expected a list of texts as labels"),
+    "numbers": ("classifier", "classes_", {"strings": [1, 2], "object": True}, "expected a list of texts as labels"),
+    "one number": ("classifier", "classes_", 2, "object of type 'int' has no len|classes_: expected a list"),
+    # Of 100 kB, NumPy would make 20 GB.
+    "one long label": (
+        "classifier",
+        "classes_",
+        {"strings": ["x" * 100_000] + [""] * 50_000, "object": False},
+        "expected labels that take at most 16777216 characters in all, got 5000100000",
+    ),
+    "no threshold": ("autoencoder", "threshold_", "high", "threshold_: expected a float, got 'high'"),
+    "nan": ("autoencoder", "threshold_", float("nan"), "threshold_: expected at least 0 and finite, got nan"),
+    "no state": ("forecaster", "past_h_", 3, r"past_h_: expected float32 of shape \(1, 1, 1, 6\)"),
+    "another state": ("forecaster", "past_c_", {"array": "fitted.past_values_"}, r"past_c_: expected float32 of shape"),
+    "no series": ("forecaster", "past_values_", None, r"past_values_: expected float32 of shape \(1, 1, 1\)"),
+    "another form": (
+        "forecaster",
+        "past_flat_",
+        {"array": "history.loss"},
+        "past_flat_: expected a bool for each series",
+    ),
+    "no form": ("forecaster", "past_many_", 1, "past_many_: expected a bool, got 1"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_attributes_that_are_none_of_a_fit(path, name):
+    kind, attribute, value, text = ODD[name]
+    FITTED[kind].save(path)
+    type(FITTED[kind]).load(path)
+    rewrite(path, put("fitted", attribute, value=value))
+    with pytest.raises(ValueError, match=f"do not make a fitted {type(FITTED[kind]).__name__}: .*{text}"):
+        type(FITTED[kind]).load(path)

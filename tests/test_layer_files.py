@@ -255,6 +255,7 @@ HUGE = 10**9
         (change_said(cell={"gate_activation": ["hard_sigmoid", "x"]}), "header: cell: gate_activation"),
         (change_said(cell={"gate_activation": {}}), "header: cell: gate_activation"),
         (change_said(cell={"gate_clip": -1.0}), "header: cell: gate_clip"),
+        (change_said(cell={"gate_clip": 10**400}), "header: cell: gate_clip must be finite, got 1000"),
         (lambda h, s: h["__metadata__"].update(lstm_rs="{"), "expected JSON under 'lstm_rs' in its metadata: "),
         (lambda h, s: h["__metadata__"].update(lstm_rs="[" * 10**6), "expected JSON under 'lstm_rs' in its metadata: "),
         (lambda h, s: h["__metadata__"].update(lstm_rs="[]"), "expected a JSON object under 'lstm_rs' .*, got list$"),

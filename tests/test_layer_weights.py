@@ -275,6 +275,13 @@ def test_every_call_among_edits_is_that_of_one_snapshot():
 # ----------------------------- state_dict
 
 
+class NoArray:
+    """As a tensor whose numbers are not at hand."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("no numbers here")
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_state_dict_goes_around(dtype):
     layer, run = made(dtype=dtype)
@@ -358,6 +365,21 @@ def without(arrays, *names):
             lambda d: d | {"bias_l1": d["bias_l1"].astype(np.float16)},
             TypeError,
             "^bias_l1: expected float32 or float64, got float16",
+        ),
+        (
+            lambda d: d | {"bias_l0": [[1.0], 2.0]},
+            ValueError,
+            "^bias_l0: expected an array, got what makes none: ",
+        ),
+        (
+            lambda d: d | {"bias_l0": np.full_like(d["bias_l0"], 1e39, dtype=np.float64)},
+            ValueError,
+            r"^bias_l0: expected at most 3.4e\+38, for float32, got 1e\+39",
+        ),
+        (
+            lambda d: d | {"bias_l0": NoArray()},
+            TypeError,
+            "^bias_l0: expected an array, got a NoArray that makes none: ",
         ),
         (lambda d: list(d.values()), TypeError, "^state_dict: expected a mapping of names to arrays, got list"),
     ],

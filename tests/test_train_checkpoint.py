@@ -350,9 +350,26 @@ def reshape(tensors, said):
     tensors["best/linear/weight"] = tensors["best/linear/weight"].T.copy()
 
 
+def put(name, array):
+    return lambda tensors, said: tensors.update({name: np.asarray(array)})
+
+
+def not_a_number(tensors, said):
+    tensors["model/linear/weight"][0, :2] = np.nan
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (not_a_number, "model/linear/weight: 2 of 12 weights are NaN"),
+        (put("history/loss", np.float64(1)), "best_epoch: expected an epoch from 0 to 0, got 1"),
+        (put("history/step_loss", np.float64(1)), r"history/step_loss: expected float64 of shape \(1,\), got .* \(\)"),
+        (put("optimizer/steps", np.int64(-1)), "optimizer: steps: expected from 0 to less than [0-9]+, got -1"),
+        (
+            put("optimizer/steps", np.uint64(2**64 - 1)),
+            "optimizer: steps: expected from 0 to less than [0-9]+, got 184467",
+        ),
+        (lambda tensors, said: said.update(model=[3, None]), "expected the checkpoint of model Stopping, got 3, None"),
         (drop("model/lstm/weight_hh_l1"), "expected a tensor 'model/lstm/weight_hh_l1', got none"),
         (drop("history/step_loss"), "expected a tensor 'history/step_loss', got none"),
         (drop("optimizer/square"), "optimizer: state_dict: missing: square"),

@@ -31,6 +31,8 @@ _LONGEST_HEADER = 16 << 20
 _SIZES = {"input_size": 0, "hidden_size": 1, "num_layers": 1, "proj_size": 0}
 _FLAGS = ("bias", "batch_first", "bidirectional")
 _DTYPES = {"float32": "F32", "float64": "F64"}
+# What there is in a file of an estimator or a checkpoint, by the names of safetensors.
+_NUMBERS = ("F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 
 
 def write(
@@ -77,6 +79,17 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
         raise ValueError(f"{path}: expected a whole safetensors file, got one that cannot be read: {error}") from error
     _check_finite(path, arrays)
     return options, arrays
+
+
+def read_tensors(path: str, file: Any) -> dict[str, np.ndarray]:
+    """All tensors of an open file, if NumPy has such numbers."""
+    tensors = {}
+    for name in file.keys():
+        kind = file.get_slice(name).get_dtype()
+        if kind not in _NUMBERS:
+            raise ValueError(f"{path}: {name}: expected numbers of {', '.join(_NUMBERS)}, got {kind}")
+        tensors[name] = file.get_tensor(name)
+    return tensors
 
 
 def check_header_size(data: bytes) -> None:

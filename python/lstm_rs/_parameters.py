@@ -30,6 +30,19 @@ class Names(NamedTuple):
     w_hr: str | None
 
 
+def as_array(name: str, given: Any) -> np.ndarray:
+    """What is given as an array, or an error that names it."""
+    try:
+        return np.asarray(given)
+    except MemoryError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array, got what makes none: {error}") from error
+    except Exception as error:
+        # What turns itself into an array, as tensors do, has errors of its own.
+        raise TypeError(f"{name}: expected an array, got a {type(given).__name__} that makes none: {error}") from error
+
+
 class Layout:
     """Which parameters a layer has, part by part: a part is one direction of one layer.
 
@@ -96,7 +109,7 @@ class Layout:
         """The array, if it can stand in the place of that weight."""
         if name not in self.shapes:
             raise KeyError(f"no weight {name!r}: there are {', '.join(self.shapes)}")
-        given, shape = np.asarray(array), self.shapes[name]
+        given, shape = as_array(name, array), self.shapes[name]
         # In whatever byte order.
         if given.dtype.newbyteorder("=") != self.dtype:
             raise TypeError(

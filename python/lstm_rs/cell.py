@@ -378,6 +378,8 @@ def _number(what: str, value: Any) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"cell: {what} must be a number, got {value!r} of type {type(value).__name__}") from None
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"cell: {what} must be finite, got {value!r}")
     return number

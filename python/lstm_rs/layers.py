@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_rs import _core
-from lstm_rs._parameters import LayerWeights, Layout, Store
+from lstm_rs._parameters import LayerWeights, Layout, Store, as_array
 from lstm_rs._passes import Dropout, LSTMGradients, LSTMTape
 from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
@@ -403,7 +403,7 @@ class LSTM:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict: expected a mapping of names to arrays, got {type(state_dict).__name__}")
-        given: dict[str, Any] = {name: np.asarray(array) for name, array in state_dict.items()}
+        given: dict[str, Any] = {name: as_array(str(name), array) for name, array in state_dict.items()}
         layout = self._store.layout
         for names in layout.parts:
             if names.b is not None:
@@ -415,14 +415,15 @@ class LSTM:
                         raise ValueError(f"{pair[1]}: expected shape {input_bias.shape}, as {pair[0]}, "
                                          f"got {hidden_bias.shape}")  # fmt: skip
                     # Added before they are cast: a float64 layer then loses nothing of float32 biases.
-                    given[names.b] = _floats(pair[0], input_bias) + _floats(pair[1], hidden_bias)
+                    with np.errstate(over="ignore"):
+                        given[names.b] = _floats(pair[0], input_bias) + _floats(pair[1], hidden_bias)
         missing = [name for name in layout.shapes if name not in given]
         unexpected = [name for name in given if name not in layout.shapes]
         if missing or unexpected:
             lists = (("missing", missing), ("unexpected", unexpected))
             raise KeyError("state_dict: " + "; ".join(f"{what}: {', '.join(map(str, n))}" for what, n in lists if n))
         self._store.assign(
-            {name: layout.check(name, _floats(name, array).astype(self.dtype)) for name, array in given.items()}
+            {name: layout.check(name, _cast(name, _floats(name, array), self.dtype)) for name, array in given.items()}
         )
 
     def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
@@ -576,6 +577,17 @@ def _floats(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "f" or array.dtype.itemsize not in (4, 8):
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")
     return array.astype(np.float64)
+
+
+def _cast(name: str, array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """A float64 array as one of another dtype that has all of its numbers."""
+    try:
+        with np.errstate(over="raise"):
+            return array.astype(dtype)
+    except FloatingPointError:
+        raise ValueError(
+            f"{name}: expected at most {np.finfo(dtype).max:.3g}, for {dtype}, got {np.abs(array).max():.3g}"
+        ) from None
 
 
 def _size(name: str, value: int, least: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_rs._parameters import Layout
+from lstm_rs._parameters import Layout, as_array
 from lstm_rs.cell import CellSpec
 from lstm_rs.functional import Weights
 from lstm_rs.layers import LSTM
@@ -132,7 +132,7 @@ def build(
 
 def finite(name: str, array: Any) -> np.ndarray:
     """The array in this machine's byte order, if all of it are numbers of float32 or float64."""
-    given = np.asarray(array)
+    given = as_array(name, array)
     if given.dtype.kind != "f" or given.dtype.itemsize not in (4, 8):
         raise TypeError(f"{name}: expected float32 or float64, got {given.dtype}; cast it with .astype(np.float32)")
     if not np.isfinite(given).all():

@@ -147,11 +147,16 @@ def _arrays(found: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
     """The arrays by one name each, all that there have to be, and no other."""
     given: dict[str, Any] = {}
     for name, dense in found.items():
-        name = "if" if name == "if_" else name
-        if isinstance(dense, Mapping):
-            given |= {f"{name}.{field}": value for field, value in dense.items()}
-        else:
-            given[name] = dense
+        name = "if" if name == "if_" else str(name)
+        fields = (
+            {f"{name}.{field}": value for field, value in dense.items()}
+            if isinstance(dense, Mapping)
+            else {name: dense}
+        )
+        twice = [where + field for field in fields if field in given]
+        if twice:
+            raise KeyError(f"params: expected each once, got two of {', '.join(twice)}")
+        given |= fields
     names = _TOGETHER if any(name in found for name in _TOGETHER) else _APART
     expected = [f"{name}.kernel" for name in names]
     expected += [f"{name}.bias" for name in names if name.removeprefix("dense_").startswith("h")]

@@ -131,7 +131,10 @@ def _number(value: Any, name: str) -> float:
         value = value.get("value")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}: expected a number for its parameter, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a parameter that fits into float64, got {value!r}") from None
 
 
 def keras_activation(keras: Any, given: str | tuple[Any, ...], name: str) -> Any:

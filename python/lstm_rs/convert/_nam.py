@@ -23,6 +23,8 @@ from lstm_rs.layers import LSTM
 
 _SIZES = ("input_size", "hidden_size", "num_layers")
 _CHANNELS = ("in_channels", "out_channels")
+# So that what sizes are multiplied to can be written out.
+_TOO_LARGE = 1 << 62
 
 
 class NAM(NamedTuple):
@@ -72,6 +74,8 @@ def from_nam(source: str | os.PathLike[str] | Mapping[str, Any], *, dtype: npt.D
     ValueError
         If the file is no such model, if the number of weights is not what its sizes ask for, or if a weight is NaN or
         infinite.
+    KeyError
+        If a size is missing.
     TypeError
         If `source` is neither, or a size or a weight is no number.
     OSError
@@ -114,9 +118,10 @@ def from_nam(source: str | os.PathLike[str] | Mapping[str, Any], *, dtype: npt.D
         raise ValueError(f"{name}: config: expected in_channels {input_size}, as input_size, "
                          f"got {config['in_channels']!r}")  # fmt: skip
 
+    weights = _list(name, said.get("weights"))
     widths = 4 * hidden_size * (input_size + hidden_size), 8 * hidden_size * hidden_size
     expected = widths[0] + (num_layers - 1) * widths[1] + num_layers * 6 * hidden_size + outputs * (hidden_size + 1)
-    numbers = _numbers(name, said.get("weights"), expected, dtype)
+    numbers = _numbers(name, weights, expected, dtype)
     taken = 0
 
     def take(*shape: int) -> np.ndarray:
@@ -166,13 +171,22 @@ def _size(name: str, config: Mapping[str, Any], key: str) -> int:
         raise TypeError(f"{name}: config: expected an int for {key}, got {value!r}")
     if value < 1:
         raise ValueError(f"{name}: config: expected at least 1 for {key}, got {value}")
+    if value >= _TOO_LARGE:
+        raise ValueError(f"{name}: config: expected less than {_TOO_LARGE} for {key}, got {value}")
     return value
 
 
-def _numbers(name: str, weights: Any, expected: int, dtype: npt.DTypeLike) -> np.ndarray:
-    """The weights, if there are as many as the sizes ask for."""
+def _list(name: str, weights: Any) -> Sequence[Any] | np.ndarray:
+    """What can be a list of weights."""
     if not isinstance(weights, Sequence | np.ndarray) or isinstance(weights, str):
         raise TypeError(f"{name}: expected a list of weights, got {type(weights).__name__}")
+    if isinstance(weights, np.ndarray) and (weights.ndim != 1 or weights.dtype.kind not in "fiu"):
+        raise TypeError(f"{name}: expected one list of weights, got {weights.dtype} of shape {weights.shape}")
+    return weights
+
+
+def _numbers(name: str, weights: Sequence[Any] | np.ndarray, expected: int, dtype: npt.DTypeLike) -> np.ndarray:
+    """The weights, if there are as many as the sizes ask for."""
     if len(weights) != expected:
         raise ValueError(f"{name}: expected {expected} weights for the sizes in its config, got {len(weights)}")
     if not isinstance(weights, np.ndarray):
@@ -193,4 +207,12 @@ def _numbers(name: str, weights: Any, expected: int, dtype: npt.DTypeLike) -> np
 def _sample_rate(name: str, value: Any) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TypeError(f"{name}: expected a number for sample_rate, got {value!r}")
-    return None if value is None else float(value)
+    if value is None:
+        return None
+    try:
+        rate = float(value)
+    except OverflowError:
+        rate = math.inf
+    if not math.isfinite(rate):
+        raise ValueError(f"{name}: expected a finite number for sample_rate, got {value!r}")
+    return rate

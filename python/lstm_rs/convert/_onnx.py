@@ -243,7 +243,10 @@ def _attributes(place: Place) -> dict[str, Any]:
         name = attribute.name
         if name not in _ATTRIBUTES:
             raise ValueError(f"node {place.name!r}: expected attributes of an LSTM, got one named {name!r}")
-        values[name] = helper.get_attribute_value(attribute)
+        try:
+            values[name] = helper.get_attribute_value(attribute)
+        except ValueError as error:
+            raise ValueError(f"node {place.name!r}: its {name} has no value: {error}") from error
         if attribute.type != kinds.get(name, AttributeProto.INT):
             raise ValueError(f"node {place.name!r}: its {name} is of another type than ONNX's: {values[name]!r}")
     for name in ("input_forget", "layout"):

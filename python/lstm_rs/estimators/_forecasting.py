@@ -154,6 +154,22 @@ class Forecasting(SequenceEstimator):
         linear = train.Linear(lstm.hidden_size, ahead * k, dtype=lstm.dtype, seed=rng)
         return train.Predictor(lstm, linear, AfterWarmUp(int(self._as_fitted["window"]) // 4), per_step=True)
 
+    def _check_fitted_values(self) -> None:
+        _params.flag("past_many_", self.past_many_)
+        flat, m, dtype = self.past_flat_, self.n_exogenous_, self._float_dtype()
+        if not isinstance(flat, np.ndarray) or flat.ndim != 1 or flat.dtype != bool or not flat.size:
+            raise ValueError("past_flat_: expected a bool for each series")
+        if len(flat) > 1 and not self.past_many_:
+            raise ValueError(f"past_flat_: expected one series, as past_many_ says, got {len(flat)}")
+        state, rest = (self.num_layers, 1, self.hidden_size), self._ahead() if m else 1
+        wanted = {"h": state, "c": state, "values": (rest, self.n_features_in_), "exogenous": (rest, m)}
+        for name, shape in wanted.items():
+            array = getattr(self, f"past_{name}_")
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != (len(flat), *shape):
+                raise ValueError(f"past_{name}_: expected {dtype} of shape {(len(flat), *shape)}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"past_{name}_: NaN or infinite")
+
     def _batches(self, data: Data, rng: np.random.Generator | None) -> Iterable[train.Batch]:
         return WindowBatches(data.windows, int(self._as_fitted["window"]), int(self.batch_size), rng)
 

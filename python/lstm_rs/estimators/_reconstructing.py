@@ -69,6 +69,9 @@ class Reconstructing(SequenceEstimator):
         to_output = train.Linear(width, self.n_features_in_, dtype=encoder.dtype, seed=rng)
         return train.Autoencoder(encoder, to_latent, decoder, to_output)
 
+    def _check_fitted_values(self) -> None:
+        _params.real("threshold_", self.threshold_, 0.0)
+
     def _windows(self, series: list[np.ndarray]) -> Windows:
         window, stride = int(self._as_fitted["window"]), int(self._as_fitted["stride"])
         rows = np.concatenate(self._scaled(series))

@@ -34,6 +34,8 @@ _VERSION = 1
 _SIZES = ("hidden_size", "num_layers", "latent_size")
 """Parameters of which no model has more than it has weights; fitted attributes that begin with ``n_`` are such too."""
 
+_LONGEST_LABELS = 1 << 24
+
 E = TypeVar("E", bound="SequenceEstimator")
 
 
@@ -78,12 +80,12 @@ def read(cls: type[E], path: str | os.PathLike[str]) -> E:
             if _KEY not in metadata:
                 raise ValueError(f"{path}: expected {_KEY!r} in its metadata, as {cls.__name__}.save writes it")
             said = _header(path, metadata[_KEY], cls)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = _files.read_tensors(path, file)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: expected a whole safetensors file, got one that cannot be read: {error}") from error
     try:
         return _restored(cls, said, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, MemoryError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         message = error.args[0] if error.args else error
         raise ValueError(f"{path}: header and tensors do not make a fitted {cls.__name__}: {message}") from error
 
@@ -116,6 +118,7 @@ def _restored(cls: type[E], said: dict[str, Any], tensors: dict[str, np.ndarray]
     for name, plain in said["fitted"].items():
         setattr(estimator, name, _value(plain, tensors))
     _check_sizes(estimator, sum(array.size for name, array in tensors.items() if name.startswith("model.")))
+    estimator._check_fitted_values()
     estimator.model_ = estimator._build(np.random.default_rng(0))
     for module, owner in estimator.model_.modules.items():
         prefix = f"model.{module}."
@@ -124,8 +127,7 @@ def _restored(cls: type[E], said: dict[str, Any], tensors: dict[str, np.ndarray]
             if not np.isfinite(array).all():
                 raise ValueError(f"weights {module}.{name} are NaN or infinite")
         owner.load_state_dict(weights)
-    lists = {name: tensors[f"history.{name}"].tolist() for name in LISTS}
-    estimator.history_ = History(**lists, best_epoch=said["best_epoch"])
+    estimator.history_ = _history(said["best_epoch"], {name: tensors[f"history.{name}"] for name in LISTS})
     estimator._shuffle = _generator(said["shuffle"])
     for name, rng in _generators(estimator).items():
         rng.bit_generator.state = said["dropout"][name]
@@ -137,17 +139,30 @@ def _restored(cls: type[E], said: dict[str, Any], tensors: dict[str, np.ndarray]
     return estimator
 
 
+def _history(best: Any, lists: dict[str, np.ndarray]) -> History:
+    for name, array in lists.items():
+        if array.ndim != 1 or array.dtype != np.float64:
+            raise ValueError(f"history.{name}: expected a list of float64, got {array.dtype} of shape {array.shape}")
+    epochs = len(lists["loss"])
+    if best is not None and (type(best) is not int or not 0 <= best < epochs):
+        raise ValueError(f"best_epoch: expected an epoch from 0 to {epochs - 1}, or none, got {best!r}")
+    return History(**{name: array.tolist() for name, array in lists.items()}, best_epoch=best)
+
+
 def _check_sizes(estimator: Any, weights: int) -> None:
     """Refuse sizes of which there would be more weights than the file has, before anything of that size is made."""
     sizes = {name: getattr(estimator, name) for name in _SIZES if hasattr(estimator, name)}
     sizes |= {name: getattr(estimator, name) for name in estimator._fitted if name.startswith("n_")}
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1 or size > weights:
+        if type(size) is not int or size < 1 or size > weights:
             raise ValueError(f"{name}: expected from 1 to {weights}, the number of weights, got {size!r}")
+    for name in estimator._fitted:
+        if name.endswith(("scaler_", "changes_")) and not isinstance(getattr(estimator, name), Scaler):
+            raise ValueError(f"{name}: expected a mean and a deviation for each feature")
     for scaler, size in (("scaler_", "n_features_in_"), ("y_scaler_", "n_outputs_")):
         if hasattr(estimator, scaler) and getattr(estimator, scaler).mean.shape != (getattr(estimator, size),):
             raise ValueError(f"{scaler}: expected {getattr(estimator, size)} values, as {size} says")
-    if estimator.num_layers * estimator.hidden_size**2 > weights:
+    if estimator.hidden_size * (estimator.num_layers * estimator.hidden_size + estimator.n_features_in_) > weights:
         raise ValueError(f"hidden_size: expected fewer than {estimator.hidden_size} units for {weights} weights")
 
 
@@ -218,11 +233,29 @@ def _value(plain: Any, tensors: Mapping[str, np.ndarray]) -> Any:
         return plain
     if "scaler" in plain:
         mean, deviation = tensors[f"{plain['scaler']}.mean"], tensors[f"{plain['scaler']}.deviation"]
-        if mean.ndim != 1 or mean.shape != deviation.shape or not (np.isfinite(mean) & (deviation > 0.0)).all():
+        floats = mean.dtype == deviation.dtype == np.float64
+        if not floats or mean.ndim != 1 or mean.shape != deviation.shape or not _scales(mean, deviation):
             raise ValueError(f"expected a mean and a deviation above 0 for each feature in {plain['scaler']}")
         return Scaler(mean, deviation)
     if "list" in plain:
         return [tensors[f"{plain['list']}.{k}"] for k in range(plain["count"])]
     if "strings" in plain:
-        return np.array(plain["strings"], dtype=object if plain["object"] else np.str_)
+        return _labels(plain["strings"], plain["object"])
     return tensors[plain["array"]]
+
+
+def _scales(mean: np.ndarray, deviation: np.ndarray) -> bool:
+    return bool((np.isfinite(mean) & (deviation > 0.0) & np.isfinite(deviation)).all())
+
+
+def _labels(texts: Any, as_objects: Any) -> np.ndarray:
+    """Labels that are texts."""
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("expected a list of texts as labels")
+    if as_objects:
+        return np.array(texts, dtype=object)
+    # NumPy gives each the room of the longest.
+    size = len(texts) * max(map(len, texts), default=0)
+    if size > _LONGEST_LABELS:
+        raise ValueError(f"expected labels that take at most {_LONGEST_LABELS} characters in all, got {size}")
+    return np.array(texts, dtype=np.str_)

@@ -283,6 +283,11 @@ class LSTMClassifier(Supervised):
         sequences, labels = self._pair(X, y, again=True)
         return float(np.mean(together(self.predict(sequences)) == together(labels)))
 
+    def _check_fitted_values(self) -> None:
+        classes = self.classes_
+        if not isinstance(classes, np.ndarray) or classes.ndim != 1 or len(np.unique(classes)) != len(classes):
+            raise ValueError("classes_: expected a list of labels, each once")
+
     def _loss(self) -> Any:
         return train.cross_entropy
 

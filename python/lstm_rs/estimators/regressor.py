@@ -277,6 +277,11 @@ class LSTMRegressor(Supervised):
         self.n_outputs_ = int(targets[0].shape[-1])
         self.y_scaler_ = Scaler.fit(targets) if self.scale else Scaler.identity(self.n_outputs_)
 
+    def _check_fitted_values(self) -> None:
+        _params.flag("single_output_", self.single_output_)
+        if self.single_output_ and self.n_outputs_ != 1:
+            raise ValueError(f"n_outputs_: expected 1, as single_output_ says, got {self.n_outputs_}")
+
     def _examples(self, sequences: Sequences, targets: Sequences) -> Examples:
         scaled = self._scaled(sequences)
         return Examples(scaled, self.y_scaler_.scale_all(targets, scaled[0].dtype))

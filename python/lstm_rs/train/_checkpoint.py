@@ -207,7 +207,7 @@ class Keeper:
                 metadata = file.metadata() or {}
                 if _KEY not in metadata:
                     raise ValueError(f"{path}: expected {_KEY!r} in its metadata, as fit writes it for a checkpoint")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                tensors = _files.read_tensors(path, file)
         except self._safetensors.SafetensorError as error:
             raise ValueError(
                 f"{path}: expected a whole safetensors file, got one that cannot be read: {error}"
@@ -238,7 +238,7 @@ class Keeper:
                     f"{path}: expected the checkpoint of a run with {name} {self._run.get(name)}, got one with "
                     f"{before.get(name)}; remove it, or give another path"
                 )
-        best, epochs = said.get("best_epoch"), len(tensors.get("history/loss", ()))
+        best, epochs = said.get("best_epoch"), tensors.get("history/loss", np.zeros(0)).size
         if epochs > 0 and validation != (best is not None):
             with_it, now = ("without", "some") if best is None else ("with", "none")
             raise ValueError(f"{path}: validation: expected as before, {with_it} it, got {now}")
@@ -252,7 +252,7 @@ class Keeper:
         for group in ("model", "best")[: 1 if best is None else 2]:
             for module, owner in self._model.modules.items():
                 wanted |= {f"{group}/{module}/{name}": (a.shape, a.dtype) for name, a in owner.weights.items()}
-        wanted["history/step_loss"] = (tensors.get("history/step_loss", np.zeros(0)).shape[:1], np.dtype(np.float64))
+        wanted["history/step_loss"] = ((tensors.get("history/step_loss", np.zeros(0)).size,), np.dtype(np.float64))
         for name, (shape, dtype) in wanted.items():
             if name not in tensors:
                 raise ValueError(f"{path}: expected a tensor {name!r}, got none")
@@ -261,6 +261,8 @@ class Keeper:
                 raise ValueError(
                     f"{path}: {name}: expected {dtype} of shape {shape}, got {given.dtype} of shape {given.shape}"
                 )
+            if not name.startswith("history/") and np.isnan(given).any():
+                raise ValueError(f"{path}: {name}: {np.count_nonzero(np.isnan(given))} of {given.size} weights are NaN")
 
     def _states(self, given: Any) -> dict[str, Any]:
         """The states of the generators of random numbers, each tried on another generator."""
@@ -307,4 +309,4 @@ def _as_before(like: Any, said: Any) -> Any:
 def _listed(said: Any) -> str:
     if isinstance(said, Mapping):
         return ", ".join(f"{name} {value}" for name, value in said.items())
-    return ", ".join(said) if isinstance(said, list) else str(said)
+    return ", ".join(map(str, said)) if isinstance(said, list) else str(said)

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_rs import _core
-from lstm_rs.layers import _float_dtype, _floats, _size
+from lstm_rs._parameters import as_array
+from lstm_rs.layers import _cast, _float_dtype, _floats, _size
 
 
 class Module(Protocol):
@@ -269,7 +270,7 @@ class Linear:
         """
         check_names("state_dict", state_dict, self._arrays)
         self._arrays = {
-            name: self._fit(name, _floats(name, np.asarray(state_dict[name])).astype(self.dtype))
+            name: self._fit(name, _cast(name, _floats(name, as_array(name, state_dict[name])), self.dtype))
             for name in self._arrays
         }
 

@@ -25,6 +25,9 @@ Modules: TypeAlias = Module | Iterable[Module] | Mapping[str, Module]
 Schedule: TypeAlias = Callable[[int], float]
 """From the number of steps done, 0 at first, to the rate of the next step."""
 
+_MOST_STEPS = 1 << 62
+"""What can still be counted on from in int64."""
+
 
 class Optimizer:
     """What all optimizers share: the flat vector, the steps and the schedule. Use `SGD`, `Adam` or `AdamW`.
@@ -201,6 +204,8 @@ class Optimizer:
         given = {name: np.asarray(array) for name, array in state_dict.items()}
         if given["steps"].shape != () or given["steps"].dtype.kind not in "iu":
             raise ValueError(f"steps: expected one integer, got {given['steps']!r}")
+        if not 0 <= int(given["steps"]) < _MOST_STEPS:
+            raise ValueError(f"steps: expected from 0 to less than {_MOST_STEPS}, got {given['steps']}")
         for name, array in self._state.items():
             if given[name].shape != array.shape:
                 raise ValueError(f"{name}: expected shape {array.shape}, got {given[name].shape}")
