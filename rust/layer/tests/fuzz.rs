@@ -133,7 +133,7 @@ fn both_directions<T: Real>(way: Way, case: &Case, data: &Data<T>, whole: &Outco
 /// Step by step, twice in the same memory.
 fn stream<T: Real>(way: Way, case: &Case, data: &Data<T>, tape: &Forwarded<T>) {
     let weights = Forward::new(way.isa, case.cell, &data.weights()).unwrap();
-    let mut stream = Stream::new(vec![Arc::new(weights)], case.batch);
+    let mut stream = Stream::new(vec![Arc::new(weights)], case.batch).unwrap();
     let zeros = |width| Array2::from_elem((case.batch, width), T::ZERO);
     let (h, c) = data.state.clone().unwrap_or_else(|| (zeros(case.output()), zeros(case.hidden)));
     let mut y = zeros(case.output());

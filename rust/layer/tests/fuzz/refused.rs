@@ -458,7 +458,7 @@ fn stream<T: Real>(source: &mut Source<'_>) {
     let count = 1 + source.below(2);
     let stack =
         count == 1 || (other.input, other.hidden, other.output()) == (case.output(), case.hidden, case.output());
-    let mut stream = Stream::new(packed[..count].to_vec(), case.batch);
+    let mut stream = Stream::new(packed[..count].to_vec(), case.batch).unwrap();
     for _ in 0..3 {
         let before = (stream.state().0.to_owned(), stream.state().1.to_owned());
         let mut changes = Changes { which: [source.below(8), usize::MAX], ..Changes::new(source) };
