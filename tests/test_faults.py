@@ -235,7 +235,8 @@ def trained(layer, x):
     return y, state, layer.backward(tape, y)
 
 
-both = lstm_rs.LSTM(8, 24, 2, bidirectional=True, proj_size=8, dropout=0.2, cell=lstm_rs.CellSpec.peephole_lstm(), seed=0)
+peephole = lstm_rs.CellSpec.peephole_lstm()
+both = lstm_rs.LSTM(8, 24, 2, bidirectional=True, proj_size=8, dropout=0.2, cell=peephole, seed=0)
 wide, tiny, linear = lstm_rs.LSTM(16, 32, seed=0), lstm_rs.LSTM(0, 1, seed=0), train.Linear(32, 48, seed=0)
 heavy = lstm_rs.Weights(ones(1200, 500), ones(1200, 300), ones(1200))
 x, crowd, rows, d_rows = ones(8, 300, 8), ones(1, 6000, 16), ones(12_000, 32), ones(12_000, 48)

@@ -168,8 +168,8 @@ class Store:
     def __init__(self, layout: Layout, arrays: Mapping[str, np.ndarray]) -> None:
         self.layout = layout
         self.snapshot = Snapshot(layout, arrays)
-        # Held for a comparison and no longer: to pack takes long, and meanwhile the handler of a signal may set weights, or
-        # another thread may fork.
+        # Held for a comparison and no longer: to pack takes long, and meanwhile the handler of a signal may set weights,
+        # or another thread may fork.
         self._swap = threading.RLock()
 
     def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
