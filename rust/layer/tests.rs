@@ -6,6 +6,8 @@ mod calls;
 #[cfg_attr(fuzzing, allow(dead_code, reason = "not all of it is for the fuzzer"))]
 mod cases;
 pub(super) mod fuzz;
+#[cfg_attr(fuzzing, allow(dead_code, unused, reason = "not all of it is for the fuzzer"))]
+mod linear;
 mod ways;
 
 #[cfg(test)]
@@ -20,8 +22,6 @@ mod directions;
 mod edges;
 #[cfg(test)]
 mod errors;
-#[cfg(test)]
-mod linear;
 #[cfg(test)]
 mod memory;
 #[cfg(all(test, target_arch = "x86_64"))]

@@ -26,10 +26,20 @@ pub(in crate::layer) use self::refused::refusals;
 /// A call that fits.
 pub(in crate::layer) fn passes(bytes: &[u8]) {
     let mut source = Source(bytes);
-    match source.below(2) {
-        0 => pass::<f32>(&mut source),
+    match source.below(8) {
+        0 => linear::<f32>(&mut source),
+        1 => linear::<f64>(&mut source),
+        2..5 => pass::<f32>(&mut source),
         _ => pass::<f64>(&mut source),
     }
+}
+
+/// A linear read-out: to the bit the chains that its documentation says.
+fn linear<T: Real>(source: &mut Source<'_>) {
+    let sizes = source.rows();
+    let data = super::linear::Data::<T>::new(sizes, source.heads(), u64::from(source.byte()));
+    let way = source.way();
+    way.run(|control| data.assert_chains(way.isa, &data.chains(), control));
 }
 
 type Outcome<T> = (Forwarded<T>, Option<Backwarded<T>>);

@@ -20,6 +20,7 @@ const MOST_WORK: usize = 400_000;
 /// more often.
 const STEPS: &[usize] = &[1, 2, 3, 4, 1, 2, 3, 5, 0, 6, 9, 17, 40, 300];
 const BATCHES: &[usize] = &[1, 2, 1, 3, 4, 1, 5, 6, 7, 11, 13, 0, 23, 24, 30, BLOCK_ROWS + 7];
+const ROWS: &[usize] = &[1, 2, 3, 0, 5, 7, 30, BLOCK_ROWS + 3, 257, 600];
 const INPUTS: &[usize] = &[1, 2, 3, 0, 4, 5, 8, 9, 16, 17, 33, 65, DEPTH + 9];
 const WIDTHS: &[usize] = &[1, 2, 3, 4, 5, 7, 8, 9, 11, 13, 15, 16, 17, 19, 23, 31, 33, 37, 64, 65, 150, DEPTH / 4 + 3];
 
@@ -177,6 +178,15 @@ impl Source<'_> {
             need_dx: on(7),
             seed: self.bits(),
         }
+    }
+
+    /// Rows, inputs and outputs of a linear read-out.
+    pub(super) fn rows(&mut self) -> [usize; 3] {
+        let [mut rows, inputs, outputs] = [self.pick(ROWS), self.pick(INPUTS), self.pick(INPUTS)];
+        while rows * inputs * outputs > MOST_WORK / 4 {
+            rows -= rows.div_ceil(4);
+        }
+        [rows, inputs, outputs]
     }
 
     /// Some of the numbers of a call replaced by any others: NaN, infinite, subnormal, huge.
