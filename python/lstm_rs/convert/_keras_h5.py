@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -228,6 +229,10 @@ def _by_numbers(groups: Mapping[str, Any], arrays: Mapping[str, Any]) -> Iterato
             numbered = [arrays[f"{place}/{k}"] for k in range(3) if f"{place}/{k}" in arrays]
             if _recurrent(dict(zip(_ARRAYS, numbered, strict=False))):
                 cells[place.removesuffix("/cell/vars")] = numbered
+    # The first versions of Keras 3 did not write the name.
+    own = {place: group.attrs for place, group in groups.items() if place.endswith("/vars")}
+    names = {place: _text(attributes["name"]) for place, attributes in own.items() if "name" in attributes}
+    counts = Counter(names.values())
     for place, found in cells.items():
         owner, _, way = place.rpartition("/")
         if way == "backward_layer" and f"{owner}/forward_layer" in cells:
@@ -235,11 +240,8 @@ def _by_numbers(groups: Mapping[str, Any], arrays: Mapping[str, Any]) -> Iterato
         both = way == "forward_layer" and f"{owner}/backward_layer" in cells
         directions = [found, cells[f"{owner}/backward_layer"]] if both else [found]
         place = owner if both else place
-        # The first versions of Keras 3 did not write the name.
-        own = groups.get(place + "/vars")
-        name = _text(own.attrs["name"]) if own is not None and "name" in own.attrs else place.rpartition("/")[2]
-        alike = [one for one in groups if one.endswith("/vars") and _text(groups[one].attrs.get("name", "")) == name]
-        yield _Layer(name if len(alike) < 2 else place, directions)
+        name = names.get(place + "/vars", place.rpartition("/")[2])
+        yield _Layer(name if counts[name] < 2 else place, directions)
 
 
 def _recurrent(weights: Mapping[str, Any]) -> bool:

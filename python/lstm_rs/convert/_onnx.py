@@ -63,6 +63,8 @@ def from_onnx(
         If the weights are not of float32 or float64.
     KeyError
         If there is no node of that name.
+    OSError
+        If the file, or one beside it that it names, cannot be opened.
     ImportError
         Without the package ``onnx``.
 

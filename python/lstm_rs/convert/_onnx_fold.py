@@ -52,6 +52,9 @@ def run_node(node: Proto, given: Mapping[str, np.ndarray], opsets: Sequence[Prot
     from onnx import helper, numpy_helper, shape_inference
     from onnx.reference import ReferenceEvaluator
 
+    if node.op_type == "Constant" and [attribute.name for attribute in node.attribute] == ["value"]:
+        # Large, as weights are: not to be copied for what its shape says already.
+        return [tensor_value(node.attribute[0].t, "value")]
     for attribute in node.attribute:
         for tensor in [attribute.t] if attribute.HasField("t") else attribute.tensors:
             tensor_value(tensor, attribute.name)

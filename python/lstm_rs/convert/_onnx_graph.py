@@ -104,6 +104,7 @@ class Scope:
     depth: int = 0
     constants: dict[str, Proto] = field(init=False)
     makers: dict[str, tuple[int, Proto]] = field(init=False)
+    inputs: set[str] = field(init=False)
     values: dict[str, np.ndarray | ValueError] = field(default_factory=dict)
     """What has been computed so far, or why it cannot be."""
     room: int = FREE
@@ -112,6 +113,7 @@ class Scope:
     def __post_init__(self) -> None:
         self.constants = {tensor.name: tensor for tensor in self.graph.initializer}
         self.makers = {out: (k, node) for k, node in enumerate(self.graph.node) for out in node.output if out}
+        self.inputs = {given.name for given in self.graph.input}
 
     @property
     def root(self) -> Scope:
@@ -125,7 +127,7 @@ class Scope:
         """The nearest graph that makes this value."""
         scope: Scope | None = self
         while scope is not None:
-            if name in scope.constants or name in scope.makers or any(i.name == name for i in scope.graph.input):
+            if name in scope.constants or name in scope.makers or name in scope.inputs:
                 return scope
             scope = scope.outer
         raise ValueError(

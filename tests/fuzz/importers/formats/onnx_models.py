@@ -6,6 +6,7 @@ bodies and functions. A change sets, takes away, doubles or copies a field anywh
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -144,24 +145,6 @@ def models() -> list[onnx.ModelProto]:
         *(_const(name, np.array(k)) for name, k in (("start", 0), ("end", 16), ("step", 1))),
         *(_const(name, np.array([k])) for name, k in (("start1", 0), ("end1", 1))),
     ]
-    doubling = [
-        helper.make_function(
-            f"f{k}",
-            f"f{k}",
-            ["x"],
-            ["y"],
-            [
-                helper.make_node(f"f{k + 1}", ["x"], ["t"], domain=f"f{k + 1}"),
-                helper.make_node(f"f{k + 1}", ["t"], ["y"], domain=f"f{k + 1}"),
-            ],
-            [helper.make_opsetid("", 17), helper.make_opsetid(f"f{k + 1}", 1)],
-        )
-        for k in range(3)
-    ]
-    doubling.append(
-        helper.make_function("f3", "f3", ["x"], ["y"], [_node("Neg", "x", "y")], [helper.make_opsetid("", 17)])
-    )
-    chain = helper.make_node("f0", ["W0"], ["W"], domain="f0")
     function = helper.make_function(
         "local", "local", ["x", "W", "R", "B"], ["y"], [_lstm()], [helper.make_opsetid("", 17)]
     )
@@ -178,13 +161,28 @@ def models() -> list[onnx.ModelProto]:
         _model(inside, [constants[2], _const("flag", np.array(True))]),
         _model([call], constants[:3], functions=[function], domains=["local"]),
         _model([*grown, _lstm()], [*constants[:2], *growing]),
-        _model(
-            [chain, _lstm()],
-            [_const("W0", arrays["W"]), *constants[1:3]],
-            functions=doubling,
-            domains=[f"f{k}" for k in range(4)],
-        ),
+        doubling(3),
     ]
+
+
+def doubling(depth: int) -> onnx.ModelProto:
+    """A model whose functions call the next one twice: 2^depth nodes, once they are in the place of their calls."""
+    names = [f"f{k}" for k in range(depth + 1)]
+
+    def function(name: str, nodes: list[Any], domains: list[str]) -> Any:
+        imports = [helper.make_opsetid("", 17), *(helper.make_opsetid(one, 1) for one in domains)]
+        return helper.make_function(name, name, ["x"], ["y"], nodes, imports)
+
+    def call(name: str, x: str, y: str) -> Any:
+        return helper.make_node(name, [x], [y], domain=name)
+
+    functions = [
+        function(name, [call(below, "x", "t"), call(below, "t", "y")], [below])
+        for name, below in itertools.pairwise(names)
+    ]
+    functions.append(function(names[-1], [_node("Neg", "x", "y")], []))
+    constants = [_const("W0" if what == "W" else what, array) for what, array in _weights().items()]
+    return _model([call("f0", "W0", "W"), _lstm()], constants[:3], functions=functions, domains=names)
 
 
 def _sites(message: Any, depth: int = 0) -> list[tuple[Any, Any, int]]:
@@ -230,6 +228,11 @@ def mutate(model: Any, choices: Choices) -> None:
             if change in (0, 1) and not is_message:
                 if many:
                     values[k] = _value(field, choices)
+                elif field.name == "raw_data" and message.data_type == message.INT64 and len(values) >= 8:
+                    # One of its numbers, which may be those of a shape.
+                    numbers = np.frombuffer(values).view(np.int64).copy()
+                    numbers[choices.below(len(numbers))] = choices.pick(_NUMBERS)
+                    message.raw_data = numbers.tobytes()
                 else:
                     setattr(message, field.name, _value(field, choices))
             elif change in (0, 1):
@@ -274,6 +277,8 @@ class Onnx:
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, "model.onnx")
         self._models = models()
+        # The last one has to be refused.
+        self._starts = [*self._models, doubling(24)]
         with open(os.path.join(folder, "data.bin"), "wb") as file:
             file.write(b"\0\0\0\x3e" * 64)
 
@@ -288,7 +293,7 @@ class Onnx:
         source: Any
         if way < 3:
             model = onnx.ModelProto()
-            model.CopyFrom(choices.pick(self._models))
+            model.CopyFrom(choices.pick(self._starts))
             mutate(model, choices)
             node = choices.pick(_NODES)
             try:

@@ -50,6 +50,9 @@ class Parts:
             return data, repr(data)
         said = mutated(self.said, choices, self.words)
         tensors = mutated(self.tensors, choices, self.words)
+        fill = choices.pick([None, None, *_FILLS])
+        if fill is not None and tensors and isinstance(tensor := choices.pick([*tensors.values()]), dict):
+            tensor["fill"] = fill
         header: dict[str, Any] = {}
         numbers = b""
         for name, tensor in tensors.items():

@@ -6,18 +6,30 @@ A leaf of the tree says how its array is made: its shape, dtype, and kind. What 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 import lstm_rs
 import numpy as np
-from choices import Choices, Skip, mutated
+from choices import Choices, Skip, mutated, sites
 from contract import Attempt, check_lstm, documented, same_arrays
 
 _KINDS = ["array", "list", "ragged", "strided", "big-endian", "nan", "inf", "huge"]
 _TENSORS = ["tensor", "grad", "sparse", "meta", "negated", "expanded", "parameter", "csr", "conjugate"]
 _DTYPES = ["float32", "float64", "float16", "int64", "bool", "complex64", "U3", "object", "datetime64[s]", ">f4", "V4"]
 _SMALL = ["shape", "dtype", "kind", *_DTYPES, *_KINDS, *_TENSORS]
+# From the shape of an array to that of another.
+_SHAPES: list[Callable[[list[Any]], list[Any]]] = [
+    lambda shape: shape,
+    lambda shape: shape,
+    lambda shape: [],
+    lambda shape: shape[1:],
+    lambda shape: [1, *shape],
+    lambda shape: shape[::-1],
+    lambda shape: [0] * len(shape),
+    lambda shape: [*shape[:-1], 1],
+]
 _LARGEST = 1 << 14
 
 
@@ -81,9 +93,24 @@ def _tensor(array: np.ndarray, kind: str) -> Any:
             return torch.complex(tensor, tensor).conj()
         if kind == "expanded":
             return tensor[:1].expand(tensor.shape) if tensor.ndim else tensor
-    except (TypeError, RuntimeError, IndexError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise Skip from error
     return tensor
+
+
+def changed(tree: Any, choices: Choices, words: list[Any]) -> tuple[Any, Any]:
+    """A tree after some changes, and another of how one array is made; and what it stands for."""
+    tree = mutated(tree, choices, words)
+    leaves = [node[key] for node, key in sites(tree) if isinstance(node[key], dict) and "shape" in node[key]]
+    kind, shape = choices.pick([None, None, *_KINDS, *_TENSORS]), choices.pick(_SHAPES)
+    if leaves:
+        one = choices.pick(leaves)
+        one["kind"] = one.get("kind") if kind is None else kind
+        one["shape"] = shape(one["shape"]) if isinstance(one["shape"], list) else one["shape"]
+    try:
+        return tree, realised(tree)
+    except RecursionError as error:
+        raise Skip from error
 
 
 class _InMemory:
@@ -101,11 +128,7 @@ class _InMemory:
         return [bytes([k]) for k in range(len(self._trees))]
 
     def _source(self, choices: Choices, words: list[Any]) -> Any:
-        tree = mutated(choices.pick(self._trees), choices, [*words, *_SMALL])
-        try:
-            return tree, realised(tree)
-        except RecursionError as error:
-            raise Skip from error
+        return changed(choices.pick(self._trees), choices, [*words, *_SMALL])
 
 
 _CELLS = [None, lstm_rs.CellSpec(peephole=True), lstm_rs.CellSpec(coupled=True), lstm_rs.CellSpec(forget_gate=False)]
@@ -216,15 +239,8 @@ class StateDict(_InMemory):
     def attempt(self, choices: Choices) -> Attempt:
         """A state dict for a layer."""
         which = choices.below(len(self._trees))
-        tree = mutated(
-            self._trees[which],
-            choices,
-            ["weight_ih_l0", "bias_l0", "bias_ih_l0", "bias_hh_l0", "weight_ih_l9", *_SMALL],
-        )
-        try:
-            source = realised(tree)
-        except RecursionError as error:
-            raise Skip from error
+        words = ["weight_ih_l0", "bias_l0", "bias_ih_l0", "bias_hh_l0", "weight_ih_l9", *_SMALL]
+        tree, source = changed(self._trees[which], choices, words)
         lstm = lstm_rs.LSTM(3, 2, seed=1, **_OPTIONS[which])
         before = lstm.state_dict()
 
