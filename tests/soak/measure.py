@@ -74,7 +74,7 @@ def sample(seconds):
 
 
 def growth(samples, column):
-    """How much larger the median of a column is in the last tenth of the samples than in the fourth; None of too few."""
+    """How much larger a column's median is in the last tenth of the samples than in the fourth, or None."""
     values, tenth = [one[column] for one in samples], len(samples) // 10
     if tenth == 0:
         return None
