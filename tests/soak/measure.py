@@ -73,14 +73,12 @@ def sample(seconds):
     return seconds, resident(), sys.getallocatedblocks(), threads, files
 
 
-def growth(samples, seconds, column, warm=0.3):
-    """How much larger a column is in the last tenth of a run than in the tenth after the warm-up: the medians."""
-
-    def median(start, end):
-        values = [one[column] for one in samples if start <= one[0] / seconds <= end]
-        return statistics.median(values) if values else float("nan")
-
-    return median(0.9, 1.0) - median(warm, warm + 0.1)
+def growth(samples, column):
+    """How much larger a column's median is in the last tenth of the samples than in the fourth, or None."""
+    values, tenth = [one[column] for one in samples], len(samples) // 10
+    if tenth == 0:
+        return None
+    return statistics.median(values[-tenth:]) - statistics.median(values[3 * tenth : 4 * tenth])
 
 
 def without_cpu(process):

@@ -43,13 +43,13 @@ class Soak:
     def __init__(self, seed, seconds, sabotage):
         self.rng = np.random.default_rng(seed)
         self.seconds, self.sabotage = seconds, sabotage
-        self.tally, self.start = Tally(), time.monotonic()
+        self.tally = Tally()
         self.pool, wrong = pool.make_pool(int(seed))
         for call in wrong:
             self.tally.counts["wrong bits"] += 1
             self.tally.fail(f"wrong bits on another instruction set or other threads: {call}")
         self.long, self.hungry, self.bell = interrupts.LongCalls(), processes.Hungry(), Bell()
-        self.turn, self.kept = 0, []
+        self.turn, self.kept, self.start = 0, [], time.monotonic()
 
     def long_call(self):
         """The next of the long calls: all have their turn."""
@@ -102,9 +102,10 @@ class Soak:
         """The faults that prove that this run can fail."""
         match self.sabotage:
             case "leak":
-                self.kept.append(np.ones(20_000))
+                self.kept.append(np.ones(100_000))
             case "bit":
-                self.pool[0].expected = "0" * 32
+                for call in self.pool[::10]:
+                    call.expected = "0" * 32
             case "hang" if self.tally.operations["calls"] > 3:
                 time.sleep(1e6)
             case "abort" if self.tally.operations["calls"] > 3:
