@@ -168,7 +168,7 @@ class Store:
     def __init__(self, layout: Layout, arrays: Mapping[str, np.ndarray]) -> None:
         self.layout = layout
         self.snapshot = Snapshot(layout, arrays)
-        # Held for a comparison and no longer: to pack takes long, and meanwhile the handler of a signal may set weights,
+        # Held for a comparison and no longer: to pack takes long, and meanwhile a signal may set weights,
         # or another thread may fork.
         self._swap = threading.RLock()
 
