@@ -157,9 +157,9 @@ impl<'s, 'b> Changes<'s, 'b> {
         self.fits = Fits::No;
     }
 
-    /// Another shape of as many axes.
-    fn shape(&mut self, right: &[usize]) -> Vec<usize> {
-        let mut shape = right.to_vec();
+    /// An array of as many axes, and as a rule of another shape.
+    fn other<T: Real, D: Dimension>(&mut self, right: &Array<T, D>) -> ArrayD<T> {
+        let mut shape = right.shape().to_vec();
         let axis = self.source.below(shape.len());
         match self.source.below(5) {
             0 => shape[axis] += 1,
@@ -168,10 +168,11 @@ impl<'s, 'b> Changes<'s, 'b> {
             3 => shape.rotate_left(1),
             _ => shape[axis] = self.source.below(40),
         }
-        if shape != right {
-            self.refused();
+        if shape == right.shape() {
+            return right.clone().into_dyn();
         }
-        shape
+        self.refused();
+        ArrayD::from_elem(shape, T::ONE)
     }
 
     /// An array to read: as it is, or of another shape, strided, or one number that stands for very many.
@@ -193,7 +194,7 @@ impl<'s, 'b> Changes<'s, 'b> {
                 self.refused();
                 Stored { array, strided: false, broadcast: Some(shape) }
             }
-            _ => plain(ArrayD::from_elem(self.shape(right.shape()), T::ONE)),
+            _ => plain(self.other(right)),
         }
     }
 
@@ -205,7 +206,7 @@ impl<'s, 'b> Changes<'s, 'b> {
         }
         match self.source.below(4) {
             0 => self.strided(right),
-            _ => plain(ArrayD::from_elem(self.shape(right.shape()), T::ZERO)),
+            _ => plain(self.other(right)),
         }
     }
 

@@ -11,10 +11,10 @@ use crate::layer::share::{FORCED, Split, WINDOW};
 use crate::simd::InstructionSet;
 use crate::testing::Real;
 
-/// Pre-activations of a call, at most: a chunk of time has 32,768 of them in double precision.
-const MOST_CELLS: usize = 40_000;
-/// Multiplications of a call, at most, which keeps a thousand of calls within a second.
-const MOST_WORK: usize = 400_000;
+/// Pre-activations of a call, at most: a chunk of time has 32,768 of them in double precision. And multiplications.
+///
+/// Most calls have only a sixteenth of these, which keeps hundreds of them within a second.
+const MOST: [usize; 2] = [40_000, 250_000];
 
 /// A few of each on both sides of every lane count (1, 2, 4, 8, 16) and tile (2 to 6 rows, 1 to 4 blocks), small ones
 /// more often.
@@ -144,13 +144,14 @@ impl Source<'_> {
         let cell = self.cell(tame);
         let [mut steps, mut batch] = [self.pick(STEPS), self.pick(BATCHES)];
         let [input, mut hidden] = [self.pick(INPUTS), self.pick(WIDTHS)];
-        let options = self.byte();
+        let (options, size) = (self.byte(), self.below(16));
         let on = |n: u8| options >> n & 1 == 0;
         let mut projection = (!on(0)).then(|| self.pick(WIDTHS));
         let gates = cell.gate_rows().count;
+        let most = MOST.map(|most| if size == 15 { most } else { most / 16 });
         let too_large = |[steps, batch, hidden, output]: [usize; 4]| {
             let cells = steps.max(1) * batch.max(1) * gates * hidden;
-            cells > MOST_CELLS || cells * (input + output) > MOST_WORK
+            cells > most[0] || cells * (input + output) > most[1]
         };
         while too_large([steps, batch, hidden, projection.unwrap_or(hidden)]) {
             match [steps, batch, hidden, projection.unwrap_or(0)].iter().max() {
@@ -183,7 +184,7 @@ impl Source<'_> {
     /// Rows, inputs and outputs of a linear read-out.
     pub(super) fn rows(&mut self) -> [usize; 3] {
         let [mut rows, inputs, outputs] = [self.pick(ROWS), self.pick(INPUTS), self.pick(INPUTS)];
-        while rows * inputs * outputs > MOST_WORK / 4 {
+        while rows * inputs * outputs > MOST[1] / 16 {
             rows -= rows.div_ceil(4);
         }
         [rows, inputs, outputs]
