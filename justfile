@@ -14,7 +14,7 @@ default:
 check: rust package lint stubtest pytest
 
 # check, beside the other libraries, the documentation, and all that takes Linux
-ci: peers docs check wheel asm-check pythons numpy-1 asan tsan neon wheels wheel-arm reproducible
+ci: peers docs check dependencies wheels reproducible pythons numpy-1 wheel-arm asm-check instructions memcheck asan tsan loom neon (fuzz "30") (fuzz-importers "60") (soak "1")
 
 # ----------------------------------------------------------------------------------------------------------------- Rust
 
@@ -307,6 +307,27 @@ tsan:
         tee target/tsan/log
     grep -q '[1-9][0-9]* passed' target/tsan/log || { echo "tsan: no test ran"; exit 1; }
 
+# the team of threads in every order of its steps, by loom
+loom:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    mkdir -p target/loom
+    cargo test --release --locked --manifest-path tests/loom/Cargo.toml --target-dir target/loom -- --nocapture --test-threads=1 |
+        tee target/loom/log
+    grep -E '[1-9][0-9]* passed' target/loom/log >/dev/null || { echo "loom: no model ran"; exit 1; }
+
+# Rust's own interpreter, which finds undefined behaviour, on the scalar path; it takes the nightly toolchain with miri
+miri:
+    cargo miri test --lib -- cell dims reference schedule memory
+
+# memory that is read or written where it must not be, not written, or lost: valgrind's memcheck over calls from Python
+memcheck:
+    {{ python }} tests/valgrind/memcheck.py
+
+# instructions of fixed calls on AVX2, counted by valgrind's callgrind: 2 % more than on record is a failure
+instructions *options:
+    {{ python }} tests/valgrind/instructions.py {{ options }}
+
 # the Rust tests on NEON: natively, or under qemu with a std for Arm (rustup's, or Debian's rustc-web)
 neon:
     #!/usr/bin/env bash
@@ -334,6 +355,27 @@ dependencies:
     cargo install --quiet --locked --debug --root target/tools cargo-deny@0.20.2
     target/tools/bin/cargo-deny --locked check licenses bans sources
     {{ python }} tests/check_dependencies.py
+
+# libFuzzer and AddressSanitizer over the passes, and over what they refuse, each for so many seconds
+fuzz seconds="60":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    [ -x target/tools/bin/cargo-fuzz ] || cargo install --quiet --locked --debug --root target/tools cargo-fuzz@0.13.1
+    export RUSTC_BOOTSTRAP=1
+    for target in passes refusals; do
+        mkdir -p "target/fuzz/corpus/$target"
+        target/tools/bin/cargo-fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz "$target" \
+            "target/fuzz/corpus/$target" "tests/fuzz/corpus/$target" -- -max_total_time={{ seconds }} -print_final_stats=1
+    done
+
+# atheris over every reader of files, all together for so many seconds
+fuzz-importers seconds="60":
+    {{ python }} -m pip install --quiet 'atheris>=3.0'
+    {{ python }} tests/fuzz/importers --seconds {{ seconds }}
+
+# the library in one long-lived process for so many minutes, while everything around it goes wrong
+soak minutes="60":
+    {{ python }} tests/soak --minutes {{ minutes }}
 
 # longer: layers that live long, drawn at random, and races between Python threads; about 5 minutes
 stateful:
