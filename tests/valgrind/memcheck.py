@@ -1,9 +1,9 @@
 """Looks for memory that is read or written where it must not be, not written, or lost: ``just memcheck``.
 
 It runs `walk.py`, which calls everything in the compiled module, under valgrind's memcheck: on the scalar path and on
-AVX2, as this valgrind knows no AVX-512. An error counts that has the compiled module among its callers. What the
-interpreter and NumPy do by themselves does not, nor what is lost of the import alone: CPython makes the names in a
-module immortal, and leaves them behind when it ends.
+AVX2, as this valgrind knows no AVX-512. An error counts that has the compiled module among its callers, or among those
+who made the memory. What the interpreter and NumPy do by themselves does not, nor what is lost of the import alone:
+CPython makes the names in a module immortal, and leaves them behind when it ends.
 
 It does not see what one call leaves in a workspace for the next, which is written memory, nor a read in one array that
 ends in another part of it, but for what `walk.py` forbids. Whether answers are right is for the other tests.
