@@ -493,3 +493,17 @@ def test_a_package_that_is_missing_is_asked_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     text = r"^from_keras_h5 needs h5py: pip install 'lstm-rs\[keras\]'$"
     refused(ImportError, text, lambda: from_keras_h5("model.h5"))
+
+
+def test_a_name_is_read_once(tmp_path, monkeypatch):
+    """Not once for each other layer, which took minutes in a file of a thousand."""
+    path, count = tmp_path / "many.weights.h5", 40
+    with h5py.File(path, "w") as file:
+        for k in range(count):
+            for name, array in zip("012", drawn(3, 2), strict=True):
+                file[f"layers/lstm_{k}/cell/vars/{name}"] = array
+            file.create_group(f"layers/lstm_{k}/vars").attrs["name"] = f"memory_{k}"
+    reads, read = [], h5py.AttributeManager.__getitem__
+    monkeypatch.setattr(h5py.AttributeManager, "__getitem__", lambda *of: reads.append(of) or read(*of))
+    assert from_keras_h5(path, "memory_7").hidden_size == 2
+    assert count <= len(reads) <= 2 * count

@@ -213,6 +213,10 @@ HUGE = 10**9
         (change_said(num_layers=1), "tensors: unexpected: .*bias_l1"),
         (change_said(num_layers=3), "expected 9 tensors, 3 for each of 3 layers in 1 directions, got 6$"),
         (change_said(num_layers=HUGE), "expected 3000000000 tensors, 3 for each of 1000000000 layers in 1 direc"),
+        (
+            change_said(num_layers=4 * 10**4298, bidirectional=True),
+            "header: expected less than [0-9]+ for num_layers, got 4000",
+        ),
         (change_said(bidirectional=True), "expected 12 tensors, 3 for each of 2 layers in 2 directions, got 6$"),
         (change_said(bias=False), "tensors: unexpected: bias_l"),
         (change_said(cell={"peephole": True}), "expected 8 tensors, 4 for each of 2 layers in 1 directions, got 6$"),

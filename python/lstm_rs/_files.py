@@ -28,6 +28,8 @@ _KEY = "lstm_rs"
 _VERSION = 1
 # The header of 10000 tensors has about 1 MB; the rest is room for metadata.
 _LONGEST_HEADER = 16 << 20
+# So that what sizes are multiplied to can be written out.
+_TOO_LARGE = 1 << 62
 _SIZES = {"input_size": 0, "hidden_size": 1, "num_layers": 1, "proj_size": 0}
 _FLAGS = ("bias", "batch_first", "bidirectional")
 _DTYPES = {"float32": "F32", "float64": "F64"}
@@ -184,6 +186,8 @@ def _options(path: str, text: str, tensors: Mapping[str, tuple[str, tuple[int, .
     for name, least in _SIZES.items():
         if type(said[name]) is not int or said[name] < least:
             raise ValueError(f"{path}: header: expected an int from {least} on for {name}, got {said[name]!r}")
+        if said[name] >= _TOO_LARGE:
+            raise ValueError(f"{path}: header: expected less than {_TOO_LARGE} for {name}, got {said[name]}")
     for name in _FLAGS:
         if type(said[name]) is not bool:
             raise ValueError(f"{path}: header: expected true or false for {name}, got {said[name]!r}")

@@ -74,6 +74,9 @@ def from_onnx(
     becomes `gate_clip`, ``input_forget`` becomes `coupled`. ``DynamicQuantizeLSTM`` of ONNX Runtime is read as the
     float32 numbers that its weights stand for; ONNX Runtime rounds the inputs as well, and we do not.
 
+    A weight may be made of constants by operators that change, move or combine numbers. One that is more than the
+    model's constants are reason for, which a few bytes can ask for, is refused before it is made.
+
     Refused, since no LSTM here could do it: ``direction="reverse"`` (use ``lstm_rs.onnx.LSTM``, or `lstm_rs.forward`
     with ``reverse=True``), activations that differ from one direction to the other, and an initial state or lengths
     that are constants of the model: those are arguments of the layer's call.
