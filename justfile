@@ -194,11 +194,23 @@ asm-check:
         echo "NOT RUN: asm-check: it takes an x86-64 machine with objdump"
         exit
     fi
-    # Of a name with all its parameters, which the legacy mangling leaves out, a tile is known.
-    cargo rustc --release --lib --crate-type cdylib --features python --target-dir target/asm -- \
-        -C strip=none -C symbol-mangling-version=v0
+    {{ just_executable() }} _with-symbols
     objdump --disassemble --no-show-raw-insn --demangle target/asm/release/liblstm_rs.so |
         {{ python }} tests/check_code_generation.py
+
+# Of a name with all its parameters, which the legacy mangling leaves out, a tile is known.
+# the library of the wheel with its symbols and lines, for what looks into it
+_with-symbols:
+    cargo rustc --release --lib --crate-type cdylib --features python --target-dir target/asm -- \
+        -C strip=none -C debuginfo=line-tables-only -C symbol-mangling-version=v0
+
+# valgrind's memcheck over calls of everything in the compiled module: a minute
+memcheck: _with-symbols
+    {{ python }} tests/valgrind/memcheck.py
+
+# instructions of fixed calls, counted by valgrind, against those on record; with --record they are recorded anew
+instructions *options: _with-symbols
+    {{ python }} tests/valgrind/instructions.py {{ options }}
 
 # that wheel on each Python found, in bare environments, with the newest NumPy and the oldest; then the docstrings' examples
 pythons:
@@ -319,14 +331,6 @@ loom:
 # Rust's own interpreter, which finds undefined behaviour, on the scalar path; it takes the nightly toolchain with miri
 miri:
     cargo miri test --lib -- cell dims reference schedule memory
-
-# memory that is read or written where it must not be, not written, or lost: valgrind's memcheck over calls from Python
-memcheck:
-    {{ python }} tests/valgrind/memcheck.py
-
-# instructions of fixed calls on AVX2, counted by valgrind's callgrind: 2 % more than on record is a failure
-instructions *options:
-    {{ python }} tests/valgrind/instructions.py {{ options }}
 
 # the Rust tests on NEON: natively, or under qemu with a std for Arm (rustup's, or Debian's rustc-web)
 neon:
