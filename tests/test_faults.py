@@ -167,12 +167,13 @@ def answer():
 LONG = """
 wide, both = lstm_rs.LSTM(16, 512, seed=0), lstm_rs.LSTM(16, 384, 2, bidirectional=True, seed=0)
 linear, rows, d_rows = train.Linear(1500, 1500, seed=0), ones(4000, 1500), ones(4000, 1500)
-crowd, stream = ones(1, 4000, 16), wide.stream(4000)
+crowd = ones(1, 4000, 16)
 y, _, tape = wide.forward_train(ones(2, 400, 16))
 # On scalar code a single step of so many sequences takes seconds.
 lstm_rs._core.set_isa("scalar")
 weights = lstm_rs.Weights(ones(2048, 16), ones(2048, 512))
 slow, slow_both = (__import__("copy").copy(layer) for layer in (wide, both))
+stream = slow.stream(4000)
 calls = {
     "forward": lambda: lstm_rs.forward(crowd, weights),
     "forward_train": lambda: slow.forward_train(crowd),

@@ -34,12 +34,11 @@ def as_array(name: str, given: Any) -> np.ndarray:
     """What is given as an array, or an error that names it."""
     try:
         return np.asarray(given)
-    except MemoryError:
-        raise
     except ValueError as error:
         raise ValueError(f"{name}: expected an array, got what makes none: {error}") from error
-    except Exception as error:
-        # What turns itself into an array, as tensors do, has errors of its own.
+    except (TypeError, AttributeError, RuntimeError, BufferError) as error:
+        # What turns itself into an array, as tensors do, has errors of its own. Not all exceptions: one may be of the
+        # handler of a signal.
         raise TypeError(f"{name}: expected an array, got a {type(given).__name__} that makes none: {error}") from error
 
 
