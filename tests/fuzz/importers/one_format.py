@@ -121,8 +121,9 @@ def main() -> None:
             with open(os.path.join(corpus, f"seed-{k}"), "wb") as file:
                 file.write(seed)
         limit_memory()
-        options = [f"-max_total_time={given.seconds}", f"-max_len={LONGEST}", f"-timeout={HANG}", "-rss_limit_mb=0",
-                   "-len_control=20", f"-artifact_prefix={runner._finds}{os.sep}"]  # fmt: skip
+        options = [f"-max_total_time={given.seconds}", f"-max_len={LONGEST}", f"-timeout={HANG}",
+                   f"-report_slow_units={HANG}", "-rss_limit_mb=0", "-len_control=20",
+                   f"-artifact_prefix={runner._finds}{os.sep}"]  # fmt: skip
         atheris.Setup([sys.argv[0], corpus, *options], runner)
         atheris.Fuzz()
 
