@@ -89,6 +89,7 @@ fn detached<R: Send>(
 /// The compiled part of lstm_rs. Private: use the package.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    settings::one_interpreter()?;
     settings::read_environment()?;
     arrays::touch_workspaces();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

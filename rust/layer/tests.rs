@@ -13,4 +13,5 @@ mod linear;
 mod memory;
 #[cfg(target_arch = "x86_64")]
 mod silence;
+mod stop;
 mod stream;

@@ -43,8 +43,8 @@ class Soak:
     def __init__(self, seed, seconds, sabotage):
         self.rng = np.random.default_rng(seed)
         self.seconds, self.sabotage = seconds, sabotage
-        self.tally = Tally()
-        self.pool, wrong = pool.make_pool(int(seed))
+        self.tally, self.start = Tally(), time.monotonic()
+        self.pool, wrong = pool.make_pool(int(seed), self.tell)
         for call in wrong:
             self.tally.counts["wrong bits"] += 1
             self.tally.fail(f"wrong bits on another instruction set or other threads: {call}")
