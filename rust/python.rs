@@ -90,6 +90,7 @@ fn detached<R: Send>(
 // It needs no GIL: what a call changes is its own, this thread's, an atomic, or behind a lock or a borrow flag.
 #[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    settings::one_interpreter()?;
     settings::read_environment()?;
     arrays::touch_workspaces();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

@@ -15,7 +15,7 @@ SECONDS = 60  # after which something hangs
 
 def run(script, status=0, **environment):
     """The words that `script` prints; a failure if it ends in another way than with this status."""
-    code = "import faulthandler\nfaulthandler.dump_traceback_later(50, exit=True)\nimport numpy as np, lstm_rs\n"
+    code = "import faulthandler\nfaulthandler.dump_traceback_later(40, exit=True)\nimport numpy as np, lstm_rs\n"
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code + textwrap.dedent(script)],
         env=os.environ | environment,

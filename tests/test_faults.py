@@ -4,16 +4,14 @@ Each script runs in a process of its own, as it may end it. What goes on for lon
 what comes of too little memory in `test_faults_memory.py`.
 """
 
-import faulthandler
 import os
-import signal
 import sys
 
 import lstm_rs
 import numpy as np
 import pytest
-from faults import SECONDS, linux, posix, run
-from lstm_rs import _parameters, train
+from faults import linux, posix, run
+from lstm_rs import train
 from oracle import assert_same_bits
 
 # ----------------------------- an exception at any moment: the old weights, or the new ones
@@ -115,35 +113,48 @@ def test_what_stops_a_save_leaves_the_old_file_or_the_new(tmp_path):
     assert seen == {0, 1}
 
 
-@posix
-@pytest.mark.parametrize("way", ["load_state_dict", "assign"])
-def test_a_handler_sets_weights_while_others_are_set(monkeypatch, way):
-    """A service loads a new model upon a signal: that may come while it is packing the last one."""
-    layer = lstm_rs.LSTM(3, 5, seed=0)
-    new, newest = (
-        {name: array * np.float32(factor) for name, array in layer.state_dict().items()} for factor in (2, 3)
-    )
-    pack, signals = _parameters._core.Forward, []
+LOADED = """
+import signal
+from lstm_rs import _parameters
 
-    def forward(*arguments):
+layer = lstm_rs.LSTM(3, 5, seed=0)
+new, newest = ({name: array * np.float32(factor) for name, array in layer.state_dict().items()} for factor in (2, 3))
+core, signals = _parameters._core, []
+
+
+class Core:
+    Layers = core.Layers
+
+    def Forward(*arguments):
         if not signals:
             signals.append(True)
             signal.raise_signal(signal.SIGUSR1)
-        return pack(*arguments)
+        return core.Forward(*arguments)
 
-    before = signal.signal(signal.SIGUSR1, lambda *_: layer.load_state_dict(newest))
-    monkeypatch.setattr(_parameters, "_core", type("Core", (), {"Forward": forward, "Layers": lstm_rs._core.Layers}))
-    faulthandler.dump_traceback_later(SECONDS, exit=True)
-    try:
-        CHANGES[way](layer, new)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGUSR1, before)
-    first = next(iter(new))
-    assert signals
-    for name, array in layer.state_dict().items():
-        # The call that began first comes last, as if the handler had run before it.
-        assert_same_bits(array, (new if way == "load_state_dict" or name == first else newest)[name], name)
+
+signal.signal(signal.SIGUSR1, lambda *_: layer.load_state_dict(newest))
+_parameters._core = Core
+CHANGE
+assert signals
+print(*(name for name, array in layer.state_dict().items() if (array == new[name]).all()))
+print("and", *(name for name, array in layer.state_dict().items() if (array == newest[name]).all()))
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("layer.load_state_dict(new)", "weight_ih_l0 weight_hh_l0 bias_l0 and"),
+        ("layer.weights['bias_l0'] = new['bias_l0']", "bias_l0 and weight_ih_l0 weight_hh_l0"),
+    ],
+)
+def test_a_handler_sets_weights_while_others_are_set(change, told):
+    """A service loads a new model upon a signal, which may come while it packs the last one: neither waits.
+
+    What began first comes last, as if the handler had run before it.
+    """
+    assert run(LOADED.replace("CHANGE", change)) == told.split()
 
 
 # ----------------------------- signals in the middle of a long call
@@ -303,8 +314,7 @@ x, small = np.ones((STEPS, 4, 64), np.float32), np.ones((3, 2, 64), np.float32)
 
 def work():
     while True:
-        y, _, tape = layer.forward_train(x)
-        layer.backward(tape, y)
+        layer(x)
 
 
 def call():
@@ -317,9 +327,9 @@ def told():
 
 
 call()
-for _ in range(3):
+for _ in range(4):
     threading.Thread(target=work, daemon=True).start()
-time.sleep(0.2)
+time.sleep(0.3)
 """
 
 ENDS = {
@@ -335,12 +345,15 @@ ENDS = {
 
 
 @linux
-@pytest.mark.parametrize("steps", [40, 4000])
+# Calls that come back meanwhile, and calls that do not.
+@pytest.mark.parametrize("steps", [300, 8000])
 @pytest.mark.parametrize("end", ENDS)
 def test_the_interpreter_ends_beside_calls_of_daemon_threads(end, steps):
     script, status = ENDS[end]
-    told = run(DAEMONS.replace("STEPS", str(steps)) + script, status)
-    assert told == (["called"] if "told" in script else [])
+    # It takes a moment that does not always come.
+    for _ in range(3 if status == 1 else 1):
+        told = run(DAEMONS.replace("STEPS", str(steps)) + script, status)
+        assert told == (["called"] if "told" in script else [])
 
 
 SUBINTERPRETER = """

@@ -69,6 +69,8 @@ thread_local! {
     /// For tests: rows of a window, which is a single step in `cargo test` unless they say otherwise.
     pub(in crate::layer) static WINDOW: std::cell::Cell<Option<usize>> =
         const { std::cell::Cell::new(if cfg!(test) { Some(1) } else { None }) };
+    /// For tests: [`MULTIPLICATIONS`] of the caller.
+    pub(in crate::layer) static WATCHED: std::cell::Cell<usize> = const { std::cell::Cell::new(MULTIPLICATIONS) };
 }
 
 /// Who does what in a call.
@@ -248,8 +250,16 @@ impl<'a> Stop<'a> {
     }
 }
 
-/// So many multiplications take half a millisecond, or some milliseconds on scalar code.
-const WATCHED: usize = 1 << 24;
+/// Between two looks in the middle of a round: half a millisecond, or some milliseconds on scalar code.
+const MULTIPLICATIONS: usize = 1 << 24;
+
+#[inline(always)]
+fn between_looks() -> usize {
+    #[cfg(test)]
+    return WATCHED.get();
+    #[cfg(not(test))]
+    MULTIPLICATIONS
+}
 
 /// How a worker learns in the middle of a round that it is not wanted any more: a step of thousands of sequences takes
 /// seconds. It leaves the products that remain of the round, and still comes to all barriers.
@@ -266,7 +276,7 @@ impl<'a> Watch<'a> {
     /// `meet` says that the workers meet within a round.
     #[inline(always)]
     pub(super) fn new(stop: &'a Stop<'a>, worker: &'a Worker<'a>, meet: bool) -> Self {
-        Self { stop, worker, round: 0, meet, left: WATCHED }
+        Self { stop, worker, round: 0, meet, left: between_looks() }
     }
 
     /// As [`Stop::before`].
@@ -293,7 +303,7 @@ impl<'a> Watch<'a> {
     fn look(&mut self) -> bool {
         self.stop.ask(self.worker, self.round, self.meet);
         let asked = self.stop.asked();
-        self.left = if asked { 0 } else { WATCHED };
+        self.left = if asked { 0 } else { between_looks() };
         asked
     }
 }

@@ -27,4 +27,6 @@ mod memory;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod silence;
 #[cfg(test)]
+mod stop;
+#[cfg(test)]
 mod stream;

@@ -3,10 +3,11 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fs;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyImportError, PyValueError};
+use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::simd::InstructionSet;
@@ -119,6 +120,20 @@ pub(super) extern "C" fn lstm_rs_set_num_threads(n: std::ffi::c_int) {
         THREADS.store(n, Ordering::Relaxed);
     } else {
         OF_THIS_THREAD.set(n);
+    }
+}
+
+/// Refuses a second interpreter of this process: NumPy belongs to one, and so do the types and the arrays here.
+pub(super) fn one_interpreter() -> PyResult<()> {
+    static KNOWN: AtomicI64 = AtomicI64::new(-1);
+    // SAFETY: a module is initialised by a thread that is attached to an interpreter.
+    let this = unsafe { ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()) };
+    match KNOWN.compare_exchange(-1, this, Ordering::Relaxed, Ordering::Relaxed) {
+        Err(known) if known != this => Err(PyImportError::new_err(
+            "lstm_rs works in one interpreter of a process, as NumPy does, and another one has imported it: use threads, \
+             or processes, in the place of subinterpreters",
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -42,7 +42,7 @@ def main():
     parser.add_argument(
         "--growth", type=float, help="MiB that the memory may grow by (default: 16, 64 below 10 minutes)"
     )
-    parser.add_argument("--patience", type=float, default=120.0, help="seconds after which it hangs (default: 120)")
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds after which it hangs (default: 300)")
     parser.add_argument(
         "--sabotage", default="nothing", choices=["nothing", "leak", "bit", "hang", "abort", "interrupt"]
     )
@@ -103,7 +103,10 @@ def show_stacks(process):
         print(f"  thread {task.name} {(task / 'comm').read_text().strip()}: {state}")
     if shutil.which("gdb"):
         command = ["gdb", "-p", str(process), "-batch", "-ex", "thread apply all bt 16"]
-        print(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
+        try:
+            print(subprocess.run(command, capture_output=True, text=True, timeout=60).stdout)
+        except subprocess.TimeoutExpired:
+            print("  gdb had nothing to say within a minute")
     sys.stdout.flush()
 
 

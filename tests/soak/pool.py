@@ -280,11 +280,13 @@ def make(kind, seed):
     return CLASSES[kind](kind, seed)
 
 
-def make_pool(seed):
-    """Calls of all kinds, and those that gave other bits on another instruction set or other threads."""
+def make_pool(seed, tell):
+    """Calls of all kinds, and which gave other bits on another instruction set or other threads; it tells now and then."""
     isas, before = lstm_rs.available_isas(), lstm_rs._core.isa()
     calls, wrong = [make(kind, seed + k) for kind, count in COUNTS.items() for k in range(count)], []
     for k, call in enumerate(calls):
+        if k % 20 == 0:
+            tell()
         with lstm_rs.num_threads(1):
             call.expected = call.digest()
         # On scalar code the large ones would take the time of all others.

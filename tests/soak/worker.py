@@ -43,8 +43,8 @@ class Soak:
     def __init__(self, seed, seconds, sabotage):
         self.rng = np.random.default_rng(seed)
         self.seconds, self.sabotage = seconds, sabotage
-        self.tally = Tally()
-        self.pool, wrong = pool.make_pool(int(seed))
+        self.tally, self.start = Tally(), time.monotonic()
+        self.pool, wrong = pool.make_pool(int(seed), self.tell)
         for call in wrong:
             self.tally.counts["wrong bits"] += 1
             self.tally.fail(f"wrong bits on another instruction set or other threads: {call}")
@@ -77,15 +77,14 @@ class Soak:
         self.tally.operations[kind] += 1
 
     def run(self):
-        deck = []
-        told = sampled = 0.0
-        while (now := time.monotonic() - self.start) < self.seconds:
-            # An operation of each kind first, whatever the time.
-            if not deck:
-                whole = [kind for kind, count in DECK.items() for _ in range(count if told else 1)]
-                deck = list(self.rng.permutation(whole))
+        # An operation of each kind first, whatever the time, and an interrupt in each of the long calls.
+        deck = self.shuffled(dict.fromkeys(DECK, 1) | {"interrupt": len(self.long.names)})
+        begun, told, sampled = False, 0.0, 0.0
+        while (now := time.monotonic() - self.start) < self.seconds or not begun:
             self.break_something()
             self.operate(deck.pop())
+            if not deck:
+                begun, deck = True, self.shuffled(DECK)
             if now - sampled >= self.seconds / 100:
                 self.tally.samples.append(sample(time.monotonic() - self.start))
                 sampled = time.monotonic() - self.start
@@ -94,6 +93,9 @@ class Soak:
                 told = now
         self.bell.close()
         self.tell(done=True)
+
+    def shuffled(self, counts):
+        return list(self.rng.permutation([kind for kind, count in counts.items() for _ in range(count)]))
 
     def tell(self, **more):
         print(json.dumps(self.tally.told() | {"seconds": time.monotonic() - self.start} | more), flush=True)
