@@ -46,7 +46,7 @@ fn models_of_panics_for_two() {
         check(&format!("panic of worker {culprit} of 2, after a meeting"), None, move || {
             survives([2, 0], (0, culprit), 1, 1)
         });
-        check(&format!("panic of worker {culprit} of 2, and a region"), None, move || {
+        check(&format!("panic of worker {culprit} of 2, and a region"), Some(4), move || {
             survives([2, 0], (0, culprit), 0, 2)
         });
     }
@@ -87,7 +87,7 @@ fn lets_go(counts: [usize; 2], culprit: (usize, usize), meetings: usize) {
 fn models_of_panics_for_three() {
     for culprit in 0..3 {
         check(&format!("lent threads, panic of worker {culprit} of 3"), None, move || lets_go([3, 0], (0, culprit), 0));
-        check(&format!("lent threads, panic of worker {culprit} of 3, after a meeting"), None, move || {
+        check(&format!("lent threads, panic of worker {culprit} of 3, after a meeting"), Some(3), move || {
             lets_go([3, 0], (0, culprit), 1)
         });
     }
