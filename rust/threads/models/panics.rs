@@ -56,6 +56,8 @@ fn models_of_panics_for_two() {
 fn lets_go(counts: [usize; 2], culprit: (usize, usize), meetings: usize) {
     let count = counts[0] + counts[1];
     let seen = [(); 3].map(|()| Plain::new());
+    let finished = Arc::new(AtomicUsize::new(0));
+    let all = Arc::clone(&finished);
     // Threads of loom may not borrow.
     let job: &'static _ = Box::leak(Box::new(move |group: usize, worker: &Worker<'_>| {
         for _ in 0..meetings {
@@ -69,6 +71,7 @@ fn lets_go(counts: [usize; 2], culprit: (usize, usize), meetings: usize) {
         seen[worker.index()].set(1);
         worker.wait();
         assert!(seen[..worker.count()].iter().all(|seen| seen.get() == 1));
+        all.fetch_add(1, Ordering::Relaxed);
     }));
     let region = Arc::new(Region::new(job, counts));
     let others: Vec<_> = (1..count)
@@ -79,6 +82,7 @@ fn lets_go(counts: [usize; 2], culprit: (usize, usize), meetings: usize) {
         .collect();
     region.work(0);
     others.into_iter().for_each(|other| other.join().unwrap());
+    assert_eq!(finished.load(Ordering::Relaxed), counts[1 - culprit.0], "the other group has nothing to do with it");
     let region = Arc::into_inner(region).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| region.end())).is_err_and(culprit_of));
 }
