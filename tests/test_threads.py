@@ -188,6 +188,25 @@ print("done")
     assert told.split() == ["done"]
 
 
+@pytest.mark.parametrize("leave", ["", "os._exit(0)"])
+@pytest.mark.parametrize("pause", [0, 0.05])
+def test_a_process_ends_while_its_threads_work_wait_or_sleep(pause, leave):
+    told = script(
+        f"""
+import os, threading, time
+def work():
+    while True:
+        digest()
+        time.sleep({pause})
+threading.Thread(target=work, daemon=True).start()
+time.sleep(0.1)
+print("done", flush=True)
+{leave}
+"""
+    )
+    assert told.split() == ["done"]
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_multiprocessing(method, tmp_path):
     import multiprocessing

@@ -30,6 +30,7 @@ fn check(name: &str, preemptions: Option<usize>, model: impl Fn() + Send + Sync 
         counts[usize::from(sync::cut())].fetch_add(1, Ordering::Relaxed);
     });
     let [whole, cut] = [0, 1].map(|index| orders[index].load(Ordering::Relaxed));
+    assert!(whole > 0, "{name}: with at most {preemptions:?} preemptions nothing comes to its end");
     let bound = preemptions.map_or("no bound".into(), |most| format!("at most {most} preemptions"));
     println!("{name}: {whole} interleavings and {cut} cut short, {bound}, {:.1} s", start.elapsed().as_secs_f64());
 }

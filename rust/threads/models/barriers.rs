@@ -36,7 +36,6 @@ fn models_of_a_barrier_for_two() {
 
 #[test]
 fn models_of_a_barrier_for_three() {
-    for meetings in 1..=3 {
-        check(&format!("barrier of 3, {meetings} meetings"), None, move || meets(3, meetings));
-    }
+    check("barrier of 3, 1 meeting", None, || meets(3, 1));
+    check("barrier of 3, 2 meetings", Some(6), || meets(3, 2));
 }

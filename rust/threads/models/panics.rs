@@ -46,7 +46,7 @@ fn models_of_panics_for_two() {
         check(&format!("panic of worker {culprit} of 2, after a meeting"), None, move || {
             survives([2, 0], (0, culprit), 1, 1)
         });
-        check(&format!("panic of worker {culprit} of 2, and a region"), None, move || {
+        check(&format!("panic of worker {culprit} of 2, and a region"), Some(4), move || {
             survives([2, 0], (0, culprit), 0, 2)
         });
     }
@@ -56,6 +56,8 @@ fn models_of_panics_for_two() {
 fn lets_go(counts: [usize; 2], culprit: (usize, usize), meetings: usize) {
     let count = counts[0] + counts[1];
     let seen = [(); 3].map(|()| Plain::new());
+    let finished = Arc::new(AtomicUsize::new(0));
+    let all = Arc::clone(&finished);
     // Threads of loom may not borrow.
     let job: &'static _ = Box::leak(Box::new(move |group: usize, worker: &Worker<'_>| {
         for _ in 0..meetings {
@@ -69,6 +71,7 @@ fn lets_go(counts: [usize; 2], culprit: (usize, usize), meetings: usize) {
         seen[worker.index()].set(1);
         worker.wait();
         assert!(seen[..worker.count()].iter().all(|seen| seen.get() == 1));
+        all.fetch_add(1, Ordering::Relaxed);
     }));
     let region = Arc::new(Region::new(job, counts));
     let others: Vec<_> = (1..count)
@@ -79,6 +82,7 @@ fn lets_go(counts: [usize; 2], culprit: (usize, usize), meetings: usize) {
         .collect();
     region.work(0);
     others.into_iter().for_each(|other| other.join().unwrap());
+    assert_eq!(finished.load(Ordering::Relaxed), counts[1 - culprit.0], "the other group has nothing to do with it");
     let region = Arc::into_inner(region).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| region.end())).is_err_and(culprit_of));
 }
@@ -87,7 +91,7 @@ fn lets_go(counts: [usize; 2], culprit: (usize, usize), meetings: usize) {
 fn models_of_panics_for_three() {
     for culprit in 0..3 {
         check(&format!("lent threads, panic of worker {culprit} of 3"), None, move || lets_go([3, 0], (0, culprit), 0));
-        check(&format!("lent threads, panic of worker {culprit} of 3, after a meeting"), None, move || {
+        check(&format!("lent threads, panic of worker {culprit} of 3, after a meeting"), Some(3), move || {
             lets_go([3, 0], (0, culprit), 1)
         });
     }

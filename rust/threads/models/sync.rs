@@ -7,6 +7,9 @@
 //! * A wait without end looks once, too. Of orders that differ in how often it looks in vain there is no end, and all say
 //!   the same. If it did look in vain, the others go on until nobody can. Then this order is cut short: it is played to its
 //!   end in one way, without loom, to see that it has one. That the wait comes to look later is another order.
+//! * Of the loads of an atomic loom knows the last only, and does not try a store before those of other threads that it
+//!   hides. So each thread's loads change something of their own besides, and a store by another thread does so, too.
+//!   Both are relaxed: they order nothing for loom's search for races.
 
 pub use loom::sync::{Mutex, MutexGuard};
 pub use std::sync::TryLockError;
@@ -14,21 +17,38 @@ pub use std::sync::TryLockError;
 use std::cell::Cell;
 use std::time::Duration;
 
+/// How many threads a model may have.
+const THREADS: usize = 3;
+
+loom::thread_local! {
+    static OWN: usize = RUN.with(|run| run.threads.replace(run.threads.get() + 1));
+}
+
+/// The number of this thread.
+fn own() -> usize {
+    OWN.with(|own| *own)
+}
+
 /// What is known of the order that runs; loom's threads are one thread for the system.
 struct Run {
     /// Is it cut short?
     cut: Cell<bool>,
     /// What has been done with atomics.
     steps: Cell<usize>,
+    /// Threads that have a number.
+    threads: Cell<usize>,
 }
 
 std::thread_local! {
-    static RUN: Run = const { Run { cut: Cell::new(false), steps: Cell::new(0) } };
+    static RUN: Run = const { Run { cut: Cell::new(false), steps: Cell::new(0), threads: Cell::new(0) } };
 }
 
 /// Begins another order.
 pub fn begin() {
-    RUN.with(|run| run.cut.set(false));
+    RUN.with(|run| {
+        run.cut.set(false);
+        run.threads.set(0);
+    });
 }
 
 /// Is this order cut short? Then loom does not see who waits for whom.
@@ -63,7 +83,7 @@ pub fn until(done: impl Fn() -> bool, most: Duration, _workers: usize) -> bool {
 }
 
 pub mod atomic {
-    use super::{RUN, cut};
+    use super::{RUN, THREADS, cut, own};
     use loom::sync::atomic as checked;
     use std::cell::Cell;
     use std::marker::PhantomData;
@@ -73,6 +93,10 @@ pub mod atomic {
         checked: checked::AtomicUsize,
         /// The last that was stored.
         last: Cell<usize>,
+        /// One for each thread: its loads change it, and the stores of the others.
+        looks: [checked::AtomicUsize; THREADS],
+        /// Who has loaded it.
+        seen: [Cell<bool>; THREADS],
     }
 
     // SAFETY: loom's threads are one thread for the system.
@@ -82,16 +106,26 @@ pub mod atomic {
 
     impl AtomicUsize {
         pub fn new(value: usize) -> Self {
-            Self { checked: checked::AtomicUsize::new(value), last: Cell::new(value) }
+            Self {
+                checked: checked::AtomicUsize::new(value),
+                last: Cell::new(value),
+                looks: [(); THREADS].map(|()| checked::AtomicUsize::new(0)),
+                seen: [const { Cell::new(false) }; THREADS],
+            }
         }
 
         pub fn load(&self, order: Ordering) -> usize {
             step();
+            if !cut() {
+                let own = own();
+                self.looks[own].fetch_add(0, Ordering::Relaxed);
+                self.seen[own].set(true);
+            }
             if cut() { self.last.get() } else { self.checked.load(order) }
         }
 
         pub fn store(&self, value: usize, order: Ordering) {
-            step();
+            self.meet_looks();
             if !cut() {
                 self.checked.store(value, order);
             }
@@ -119,10 +153,19 @@ pub mod atomic {
         }
 
         fn change(&self, change: impl Fn(usize) -> usize, checked: impl Fn() -> usize) -> usize {
-            step();
+            self.meet_looks();
             let known = if cut() { self.last.get() } else { checked() };
             self.last.set(change(known));
             known
+        }
+
+        fn meet_looks(&self) {
+            step();
+            for other in (0..THREADS).filter(|&other| other != own()) {
+                if self.seen[other].get() && !cut() {
+                    self.looks[other].fetch_add(0, Ordering::Relaxed);
+                }
+            }
         }
     }
 
