@@ -23,6 +23,7 @@ mod team;
 mod wait;
 
 use barrier::Barrier;
+#[cfg(feature = "python")]
 pub(crate) use region::Orphan;
 use region::Region;
 use std::thread::{self, ThreadId};
@@ -108,7 +109,7 @@ pub(crate) fn worthwhile(threads: usize, estimate: Duration) -> usize {
 /// Runs `job` once for each worker, with one of `hands` each: all of them, or the first alone.
 ///
 /// # Panics
-/// With the panic of a worker, when all have finished; with [`Orphan`] in a child of a fork that the caller made meanwhile.
+/// With the panic of a worker, when all have finished; with `Orphan` in a child of a fork that the caller made meanwhile.
 pub(crate) fn share<H: Send>(hands: &mut [H], job: impl Fn(&Worker<'_>, &mut H) + Sync) {
     share_pair([hands, &mut []], |_, worker, hand| job(worker, hand));
 }

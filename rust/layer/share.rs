@@ -255,9 +255,9 @@ const MULTIPLICATIONS: usize = 1 << 24;
 
 #[inline(always)]
 fn between_looks() -> usize {
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     return WATCHED.get();
-    #[cfg(not(test))]
+    #[cfg(not(any(test, fuzzing)))]
     MULTIPLICATIONS
 }
 
