@@ -85,11 +85,11 @@ pub(super) fn check<T: Real>(case: &Case, data: &Data<T>, tape: &Forwarded<T>, g
     // A carry goes through a product with the weights, and through each of the operations of a unit, at each step.
     let operations = case.steps * (rows + output + 16) + case.steps * batch;
     for n in 0..batch {
-        let ending = |width: usize, which: fn(&(ndarray::Array2<T>, ndarray::Array2<T>)) -> &ndarray::Array2<T>| {
-            let given = data.dstate.as_ref().map(which);
+        let ending = |width: usize, given: Option<&ndarray::Array2<T>>| {
             (0..width).map(|k| Sum::exactly(given.map_or(0.0, |d| d[[n, k]].wide()))).collect::<Vec<_>>()
         };
-        let (mut d_h, mut d_c) = (ending(output, |d| &d.0), ending(hidden, |d| &d.1));
+        let mut d_h = ending(output, data.dstate.as_ref().map(|d| &d.0));
+        let mut d_c = ending(hidden, data.dstate.as_ref().map(|d| &d.1));
         for step in steps(case, data, tape, n).rev() {
             let d_x = step_back(data, &step, &mut sums, (&mut d_h, &mut d_c));
             if let Some(got) = &got.x {
