@@ -13,8 +13,8 @@ default:
 # all that any machine can check
 check: rust package lint stubtest pytest
 
-# check, beside the other libraries, the documentation, and all that takes Linux
-ci: peers docs check dependencies wheels reproducible pythons numpy-1 wheel-arm asm-check instructions memcheck asan tsan loom neon (fuzz "30") (fuzz-importers "60") (soak "1")
+# check, beside the other libraries, the documentation, and all that takes Linux; but for what takes longer: reproducible, stateful
+ci: peers docs check dependencies wheels pythons numpy-1 wheel-arm asm-check instructions memcheck asan tsan loom neon (fuzz "30") (fuzz-importers "40") (soak "1")
 
 # ----------------------------------------------------------------------------------------------------------------- Rust
 
