@@ -324,7 +324,7 @@ loom:
     #!/usr/bin/env bash
     set -euo pipefail
     mkdir -p target/loom
-    cargo test --release --locked --manifest-path tests/loom/Cargo.toml --target-dir target/loom -- --nocapture --test-threads=1 |
+    cargo test --release --locked --manifest-path tests/loom/Cargo.toml --target-dir target/loom models -- --nocapture --test-threads=1 |
         tee target/loom/log
     grep -E '[1-9][0-9]* passed' target/loom/log >/dev/null || { echo "loom: no model ran"; exit 1; }
 
