@@ -581,13 +581,13 @@ def _floats(name: str, array: np.ndarray) -> np.ndarray:
 
 def _cast(name: str, array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """A float64 array as one of another dtype that has all of its numbers."""
-    try:
-        with np.errstate(over="raise"):
-            return array.astype(dtype)
-    except FloatingPointError:
+    with np.errstate(over="ignore"):
+        cast = array.astype(dtype)
+    if np.isinf(cast).any() and not np.isinf(array).any():
         raise ValueError(
             f"{name}: expected at most {np.finfo(dtype).max:.3g}, for {dtype}, got {np.abs(array).max():.3g}"
-        ) from None
+        )
+    return cast
 
 
 def _size(name: str, value: int, least: int) -> int:
