@@ -13,8 +13,9 @@ default:
 # all that any machine can check
 check: rust package lint stubtest pytest
 
-# check, beside the other libraries, the documentation, and all that takes Linux; but for what takes longer: reproducible, stateful
-ci: peers docs check dependencies wheels pythons numpy-1 wheel-arm asm-check instructions memcheck asan tsan loom neon (fuzz "30") (fuzz-importers "40") (soak "1")
+# check, beside the other libraries, the documentation, and all that takes Linux; but for what takes longer:
+# reproducible, wheel-arm, fuzz, fuzz-importers, stateful
+ci: peers docs check dependencies wheels pythons numpy-1 asm-check instructions memcheck asan tsan loom neon (soak "1")
 
 # ----------------------------------------------------------------------------------------------------------------- Rust
 
@@ -364,12 +365,17 @@ dependencies:
 fuzz seconds="60":
     #!/usr/bin/env bash
     set -euo pipefail
-    [ -x target/tools/bin/cargo-fuzz ] || cargo install --quiet --locked --debug --root target/tools cargo-fuzz@0.13.1
-    export RUSTC_BOOTSTRAP=1
-    for target in passes refusals; do
-        mkdir -p "target/fuzz/corpus/$target"
-        target/tools/bin/cargo-fuzz run --fuzz-dir tests/fuzz --target-dir target/fuzz "$target" \
-            "target/fuzz/corpus/$target" "tests/fuzz/corpus/$target" -- -max_total_time={{ seconds }} -print_final_stats=1
+    target={{ arch() }}-unknown-linux-gnu
+    # What cargo-fuzz would set.
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table -Zsanitizer=address -Cllvm-args=-asan-instrumentation-with-call-threshold=200 -Ccodegen-units=16" \
+        cargo build --release --locked --manifest-path tests/fuzz/Cargo.toml --target "$target" --target-dir target/fuzz
+    export ASAN_OPTIONS=detect_odr_violation=0:allocator_may_return_null=1:quarantine_size_mb=16
+    for fuzz in passes refusals; do
+        mkdir -p "target/fuzz/corpus/$fuzz"
+        "target/fuzz/$target/release/$fuzz" -max_total_time={{ seconds }} -max_len=200 -len_control=0 -timeout=30 -rss_limit_mb=2048 \
+            -malloc_limit_mb=512 -print_final_stats=1 -artifact_prefix="target/fuzz/$fuzz-" "target/fuzz/corpus/$fuzz" \
+            >"target/fuzz/$fuzz.log" 2>&1 || { tail -60 "target/fuzz/$fuzz.log"; exit 1; }
+        grep -E 'DONE|^Done|number_of_executed' "target/fuzz/$fuzz.log"
     done
 
 # atheris over every reader of files, all together for so many seconds

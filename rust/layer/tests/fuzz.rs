@@ -171,7 +171,6 @@ mod without_a_fuzzer {
     fn each(target: &str, run: fn(&[u8])) {
         let _turn = crate::threads::tests::turn();
         let mut rng = Rng::new(31);
-        // A fuzzer does the rest: these are also run under sanitizers, and under qemu.
         for _ in 0..25 {
             let bytes: Vec<u8> = (0..rng.below(120)).map(|_| rng.bits() as u8).collect();
             run(&bytes);
@@ -189,11 +188,13 @@ mod without_a_fuzzer {
     }
 
     #[test]
+    #[ignore = "a minute; a fuzzer runs more of them"]
     fn passes() {
         each("passes", super::passes);
     }
 
     #[test]
+    #[ignore = "a minute; a fuzzer runs more of them"]
     fn refusals() {
         each("refusals", super::refusals);
     }
