@@ -281,7 +281,7 @@ def make(kind, seed):
 
 
 def make_pool(seed, tell):
-    """Calls of all kinds, and which gave other bits on another instruction set or other threads; it tells now and then."""
+    """Calls of all kinds, and which gave other bits on another instruction set or other threads."""
     isas, before = lstm_rs.available_isas(), lstm_rs._core.isa()
     calls, wrong = [make(kind, seed + k) for kind, count in COUNTS.items() for k in range(count)], []
     for k, call in enumerate(calls):
