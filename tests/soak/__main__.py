@@ -73,15 +73,19 @@ def supervise(arguments, patience):
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    told, hung, shown = None, False, time.monotonic()
+    told, hung, shown, waited = None, False, time.monotonic(), 0
     while True:
         try:
-            line = lines.get(timeout=patience)
+            line, waited = lines.get(timeout=1.0), 0
         except KeyboardInterrupt:
             worker.kill()
             worker.wait()
             return told, False, None
         except queue.Empty:
+            # Second by second: time for which this process itself was stopped, as by Ctrl-Z, does not count.
+            waited += 1
+            if waited < patience:
+                continue
             hung = True
             print(f"HANGS: nothing was done for {patience:g} seconds", flush=True)
             show_stacks(worker.pid)
