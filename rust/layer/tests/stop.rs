@@ -63,7 +63,7 @@ fn same<'a>(
 
 fn a_step_can_be_stopped(isa: InstructionSet) {
     let peephole = CellSpec { peephole: true, ..CellSpec::GERS_1999 };
-    // And how often each asks, at least, also where a worker has a third of its units: once before the first step, and in it,
+    // And how often each asks, at least, also where a worker has a third of its units: before the first step, and in it,
     // unless it is one of a single sequence by few units.
     for (case, least) in [
         (Case::new(peephole, [1, 150, 5, 37]), 2),
