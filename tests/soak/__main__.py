@@ -13,7 +13,8 @@ where
 * a signal took more than 100 ms from being sent to its exception, without the time for which the system had no CPU;
 * the process ended by itself, or did nothing for --patience seconds: then all stacks are printed.
 
-It takes Linux. It does not look for races, which `just tsan` does, and compares with no reference, which the tests do.
+Stopped earlier, by Ctrl-C or SIGTERM, it reports what there is. It takes Linux. It does not look for races, which
+`just tsan` does, and compares with no reference, which the tests do.
 `--sabotage` breaks something on purpose, to see that this fails: leak, bit, hang, abort or interrupt.
 """
 
@@ -42,7 +43,7 @@ def main():
     parser.add_argument(
         "--growth", type=float, help="MiB that the memory may grow by (default: 16, 64 below 10 minutes)"
     )
-    parser.add_argument("--patience", type=float, default=300.0, help="seconds after which it hangs (default: 300)")
+    parser.add_argument("--patience", type=float, default=600.0, help="seconds after which it hangs (default: 600)")
     parser.add_argument(
         "--sabotage", default="nothing", choices=["nothing", "leak", "bit", "hang", "abort", "interrupt"]
     )
@@ -52,17 +53,18 @@ def main():
         return 0
     seed = options.seed if options.seed is not None else int(time.time())
     print(f"seed {seed}, {options.minutes:g} minutes", flush=True)
-    told, hung, status = supervise(
-        [str(HERE / "worker.py"), str(seed), str(options.minutes * 60), options.sabotage], options.patience
-    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = [str(HERE / "worker.py"), str(seed), str(options.minutes * 60), options.sabotage]
+    told, hung, status = supervise(arguments, options.patience)
     # A short run has not yet been everywhere when it is measured for the first time.
     most_growth = options.growth or (16.0 if options.minutes >= 10 else 64.0)
     return report(told, hung, status, most_growth)
 
 
 def supervise(arguments, patience):
-    """Runs the worker: its last tally, whether it hung, and its exit status."""
-    worker = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+    """Runs the worker: its last tally, whether it hung, and its exit status, which is None where it was stopped."""
+    # In a session of its own: a Ctrl-C of the terminal is for this process, which then reports what there is.
+    worker = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True)
     lines = queue.Queue()
 
     def read():
@@ -71,11 +73,19 @@ def supervise(arguments, patience):
         lines.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    told, hung, shown = None, False, time.monotonic()
+    told, hung, shown, waited = None, False, time.monotonic(), 0
     while True:
         try:
-            line = lines.get(timeout=patience)
+            line, waited = lines.get(timeout=1.0), 0
+        except KeyboardInterrupt:
+            worker.kill()
+            worker.wait()
+            return told, False, None
         except queue.Empty:
+            # Second by second: time for which this process itself was stopped, as by Ctrl-Z, does not count.
+            waited += 1
+            if waited < patience:
+                continue
             hung = True
             print(f"HANGS: nothing was done for {patience:g} seconds", flush=True)
             show_stacks(worker.pid)
@@ -118,6 +128,8 @@ def report(told, hung, status, most_growth):
     counts, failures = told["counts"], list(told["failures"])
     if hung:
         failures.append("it hung")
+    elif status is None:
+        print(f"stopped after {told['seconds'] / 60:.1f} minutes")
     elif status != 0 or not told.get("done"):
         failures.append(f"the process ended with status {status}")
     print(f"\n{'operations':<32}{sum(told['operations'].values()):>10}")
@@ -137,7 +149,7 @@ def report(told, hung, status, most_growth):
         last = told["samples"][-1][column] if told["samples"] else 0
         print(f"{name:<32}{last:>10.0f}   " + ("too few samples" if grown is None else f"grown by {grown:+.1f}"))
         # A run that has ended early has no last tenth to speak of.
-        if column == 1 and told.get("done"):
+        if column == 1 and (status is None or told.get("done")):
             if grown is None:
                 failures.append("the memory in use was measured too seldom")
             elif grown > most_growth:

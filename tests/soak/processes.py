@@ -13,7 +13,7 @@ import numpy as np
 import pool as calls
 from operations import Settings, check, some
 
-PATIENCE = 90
+PATIENCE = 300
 """Seconds after which a child hangs."""
 FINE, REFUSED, WRONG = 0, 10, 11
 
