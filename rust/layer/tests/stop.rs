@@ -19,7 +19,7 @@ on_every_isa! {
     packing_can_be_stopped,
 }
 
-/// Ends `call` at each of the moments at which it asks, of which at least so many are in the middle of a round.
+/// Ends `call` at each of the moments at which it asks, of which there are at least so many.
 fn stopped(least: usize, threads: usize, call: &dyn Fn(&Control<'_>) -> Result<()>) {
     let count = Cell::new(0);
     let stop_at = |at: usize| {
@@ -106,7 +106,7 @@ fn a_read_out_can_be_stopped(isa: InstructionSet) {
     };
     let expected = run(&ALONE).unwrap();
     watched(|threads| {
-        stopped(1, threads, &|control| {
+        stopped(5, threads, &|control| {
             run(control)?
                 .iter()
                 .zip(&expected)
@@ -120,7 +120,7 @@ fn packing_can_be_stopped(isa: InstructionSet) {
     let case = Case { projection: Some(40), ..Case::new(CellSpec::GERS_1999, [1, 1, 50, 90]) };
     let data = Data::<f32>::new(&case);
     watched(|threads| {
-        stopped(1, threads, &|control| Forward::with(isa, case.cell, &data.weights(), control).map(drop));
-        stopped(1, threads, &|control| Backward::with(isa, case.cell, &data.weights(), control).map(drop));
+        stopped(3, threads, &|control| Forward::with(isa, case.cell, &data.weights(), control).map(drop));
+        stopped(3, threads, &|control| Backward::with(isa, case.cell, &data.weights(), control).map(drop));
     });
 }
