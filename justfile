@@ -320,7 +320,7 @@ tsan:
         tee target/tsan/log
     grep -q '[1-9][0-9]* passed' target/tsan/log || { echo "tsan: no test ran"; exit 1; }
 
-# the team of threads in every order of its steps, by loom
+# the team of threads in the orders of its steps that loom tries; prints how many
 loom:
     #!/usr/bin/env bash
     set -euo pipefail
