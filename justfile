@@ -14,8 +14,8 @@ default:
 check: rust package lint stubtest pytest
 
 # check, beside the other libraries, the documentation, and all that takes Linux; but for what takes longer:
-# reproducible, wheel-arm, fuzz, fuzz-importers, stateful
-ci: peers docs check dependencies wheels pythons numpy-1 asm-check instructions memcheck asan tsan loom neon (soak "1")
+# reproducible, wheel-arm, memcheck, soak, fuzz, fuzz-importers, stateful
+ci: peers docs check dependencies wheels pythons numpy-1 asm-check instructions asan tsan loom neon
 
 # ----------------------------------------------------------------------------------------------------------------- Rust
 

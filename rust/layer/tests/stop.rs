@@ -19,7 +19,7 @@ on_every_isa! {
     packing_can_be_stopped,
 }
 
-/// Ends `call` at each of the moments at which it asks, of which there are at least so many.
+/// Ends `call` at some of the moments at which it asks, of which there are at least so many.
 fn stopped(least: usize, threads: usize, call: &dyn Fn(&Control<'_>) -> Result<()>) {
     let count = Cell::new(0);
     let stop_at = |at: usize| {
@@ -33,11 +33,13 @@ fn stopped(least: usize, threads: usize, call: &dyn Fn(&Control<'_>) -> Result<(
     assert_eq!(stop_at(usize::MAX), Ok(()));
     let all = count.get();
     assert!(all >= least, "asks {all} times, expected at least {least}");
+    // Not at each of hundreds of moments: this is run under qemu, too.
+    let apart = all.div_ceil(8).max(1);
     // Other threads may come to the end first: then there is less to ask, but for the first questions.
-    for at in 0..if threads == 1 { all } else { all.min(2) } {
+    for at in if threads == 1 { (0..all).step_by(apart) } else { (0..all.min(2)).step_by(1) } {
         assert_eq!((stop_at(at), count.get()), (Err(Error::Cancelled), at + 1));
     }
-    for at in (0..all).filter(|_| threads > 1) {
+    for at in (0..all).step_by(apart).filter(|_| threads > 1) {
         assert!(matches!(stop_at(at), Ok(()) | Err(Error::Cancelled)));
     }
 }
