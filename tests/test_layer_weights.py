@@ -377,6 +377,12 @@ def without(arrays, *names):
             r"^bias_l0: expected at most 3.4e\+38, for float32, got 1e\+39",
         ),
         (
+            # Beside an infinity, too, which is as large in either dtype.
+            lambda d: d | {"bias_l0": np.r_[np.inf, 1e39, d["bias_l0"][2:].astype(np.float64)]},
+            ValueError,
+            r"^bias_l0: expected at most 3.4e\+38, for float32, got 1e\+39",
+        ),
+        (
             lambda d: d | {"bias_l0": NoArray()},
             TypeError,
             "^bias_l0: expected an array, got a NoArray that makes none: ",

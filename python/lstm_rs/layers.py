@@ -583,9 +583,10 @@ def _cast(name: str, array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
     """A float64 array as one of another dtype that has all of its numbers."""
     with np.errstate(over="ignore"):
         cast = array.astype(dtype)
-    if np.isinf(cast).any() and not np.isinf(array).any():
+    lost = np.isinf(cast) & np.isfinite(array)
+    if lost.any():
         raise ValueError(
-            f"{name}: expected at most {np.finfo(dtype).max:.3g}, for {dtype}, got {np.abs(array).max():.3g}"
+            f"{name}: expected at most {np.finfo(dtype).max:.3g}, for {dtype}, got {np.abs(array[lost]).max():.3g}"
         )
     return cast
 
