@@ -100,10 +100,12 @@ wheels: wheel licences
     for machine in x86_64 aarch64; do
         [ "$machine" != {{ arch() }} ] || continue
         rustc=$({{ just_executable() }} _rustc "$machine-unknown-linux-gnu")
-        if [ -n "$rustc" ]; then
-            {{ just_executable() }} _wheel "$machine" "$rustc" . dist
-        else
+        if [ -z "$rustc" ]; then
             echo "NOT RUN: the wheel for $machine: Rust's std for it is not installed"
+        elif ! command -v "$machine-linux-gnu-gcc"; then
+            echo "NOT RUN: the wheel for $machine: $machine-linux-gnu-gcc is not installed"
+        else
+            {{ just_executable() }} _wheel "$machine" "$rustc" . dist
         fi
     done
     {{ python }} -m maturin sdist --out dist
@@ -161,6 +163,13 @@ _wheel machine rustc source out:
     trap 'rm -rf "$work"' EXIT
     export RUSTC={{ quote(rustc) }} SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
     export RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo --remap-path-prefix=$PWD=."
+    # The system unwinds the stack of a thread that Python ends, and zig's own unwinder, which would be linked in its place,
+    # crashes on it.
+    gcc=$([ {{ machine }} = {{ arch() }} ] && echo cc || echo {{ machine }}-linux-gnu-gcc)
+    unwinder=target/unwinder/{{ machine }}/libgcc_s.so.1
+    mkdir -p "$(dirname "$unwinder")"
+    ln -sf "$("$gcc" -print-file-name=libgcc_s.so.1)" "$unwinder"
+    RUSTFLAGS+=" -C link-arg=$unwinder"
     # What is built already has no compiler's line to look at.
     cargo clean --quiet --release --package lstm-rs --target "$target"
     {{ python }} -m maturin build --release --locked --zig --compatibility manylinux2014 --target "$target" \
@@ -170,6 +179,8 @@ _wheel machine rustc source out:
         { echo "wheel: no compiler's line for a cdylib"; exit 1; }
     grep -o -e ' -C lto=fat' <<<"$line" || { echo "wheel: built without link-time optimisation: $line"; exit 1; }
     {{ python }} -m wheel unpack --dest "$work" "$work"/*.whl
+    readelf --dynamic "$work"/*/lstm_rs/_core.abi3.so | grep -o 'NEEDED.*libgcc_s.so.1' ||
+        { echo "wheel: it has an unwinder of its own"; exit 1; }
     sed -i "s|file://$PWD|file:///lstm_rs|g" "$work"/*/*.dist-info/sboms/*
     if grep -rF -e "$PWD/" -e "$HOME/" "$work"/lstm_rs-*/; then
         echo "wheel: it has a path of this machine in it"
