@@ -117,7 +117,9 @@ impl Source<'_> {
         if !on(6) {
             (cell.gate_clip, cell.cell_clip) = (self.clip(tame), self.clip(tame));
         }
-        cell.coupled &= cell.input_gate && cell.forget_gate;
+        // Else seldom: there has to be something to couple.
+        cell.input_gate |= cell.coupled;
+        cell.forget_gate |= cell.coupled;
         cell.peephole &= cell.input_gate || cell.forget_gate || cell.output_gate;
         cell
     }
@@ -158,7 +160,7 @@ impl Source<'_> {
                 Some(&most) if most == steps => steps -= steps.div_ceil(4),
                 Some(&most) if most == batch => batch -= batch.div_ceil(4),
                 Some(&most) if most == hidden => hidden -= hidden / 4 + 1,
-                _ => projection = projection.map(|output| output - output / 4),
+                _ => projection = projection.map(|output| output.div_ceil(2)),
             }
         }
         let lengths = (!on(1)).then(|| (0..batch).map(|_| self.below(steps.min(255) + 1) as i64).collect());
