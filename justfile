@@ -384,7 +384,7 @@ fuzz seconds="60":
     for fuzz in passes refusals; do
         mkdir -p "target/fuzz/corpus/$fuzz"
         "target/fuzz/$target/release/$fuzz" -max_total_time={{ seconds }} -max_len=200 -len_control=0 -timeout=30 -rss_limit_mb=2048 \
-            -malloc_limit_mb=512 -print_final_stats=1 -artifact_prefix="target/fuzz/$fuzz-" "target/fuzz/corpus/$fuzz" \
+            -malloc_limit_mb=512 -print_final_stats=1 -artifact_prefix="target/fuzz/$fuzz-" "target/fuzz/corpus/$fuzz" "tests/fuzz/corpus/$fuzz" \
             >"target/fuzz/$fuzz.log" 2>&1 || { tail -60 "target/fuzz/$fuzz.log"; exit 1; }
         grep -E 'DONE|^Done|number_of_executed' "target/fuzz/$fuzz.log"
     done

@@ -79,34 +79,31 @@ class LongCalls:
         return LSTMRegressor(epochs=50, hidden_size=24, random_state=0).fit(self.sequences, self.targets)
 
 
-def interrupted(tally, bell, rng, name, call):
-    """Runs `call` again and again until Ctrl-C ends it, at a random moment, and takes the time of that."""
+def ended(number, error, tally, bell, rng, name, call):
+    """Runs `call` again and again until the exception of a signal ends it, at a random moment, and times that."""
     try:
         # In here, as it may come before this has returned.
-        bell.ring(signal.SIGINT, rng.uniform(0.0, 0.4))
+        bell.ring(number, rng.uniform(0.0, 0.4))
         while True:
             call()
-    except KeyboardInterrupt:
+    except error:
         arrived = time.monotonic()
     heard = bell.rang(arrived)
     if heard is not None:
         tally.late(name.removeprefix("call_"), *heard)
+
+
+def interrupted(tally, *arguments):
+    """Ctrl-C in the middle of a call: `(bell, rng, name, call)`, as above."""
+    ended(signal.SIGINT, KeyboardInterrupt, tally, *arguments)
     tally.counts["interrupts"] += 1
 
 
-def raised(tally, bell, rng, name, call):
+def raised(tally, *arguments):
     """The same with a handler of SIGUSR1 that raises an exception of its own."""
     before = signal.signal(signal.SIGUSR1, stop)
     try:
-        try:
-            bell.ring(signal.SIGUSR1, rng.uniform(0.0, 0.4))
-            while True:
-                call()
-        except Stop:
-            arrived = time.monotonic()
-        heard = bell.rang(arrived)
-        if heard is not None:
-            tally.late(name.removeprefix("call_"), *heard)
+        ended(signal.SIGUSR1, Stop, tally, *arguments)
         tally.counts["handlers that raised"] += 1
     finally:
         signal.signal(signal.SIGUSR1, before)

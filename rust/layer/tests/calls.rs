@@ -1,5 +1,7 @@
 //! Calls of the passes, and what comes of them.
 
+use std::cell::Cell;
+
 use ndarray::{Array1, Array2, Array3, Array4, ArrayViewD};
 
 use super::cases::{Case, Data, view};
@@ -7,6 +9,16 @@ use crate::error::Result;
 use crate::layer::{Backward, Control, Forward, Gradients, Input, Output, OutputGradient, StateMut, Tape, TapeMut};
 use crate::simd::InstructionSet;
 use crate::testing::{Real, first_other_bit};
+
+/// What comes of `call` where it is told to stop once it has asked `at` times, and how often it asked.
+pub(super) fn stop_at(at: usize, threads: usize, call: &dyn Fn(&Control<'_>) -> Result<()>) -> (Result<()>, usize) {
+    let count = Cell::new(0);
+    let cancel = || {
+        count.set(count.get() + 1);
+        count.get() > at
+    };
+    (call(&Control { threads, cancel: &cancel }), count.get())
+}
 
 /// What comes of a call forward.
 #[derive(Clone, Debug)]

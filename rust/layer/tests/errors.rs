@@ -1,10 +1,8 @@
 //! Calls that are refused, stopped, or have no memory.
 
-use std::cell::Cell;
-
 use ndarray::{Array1, Array2, Array3, Array4, ArrayView2, aview0, s};
 
-use super::calls::{ALONE, Forwarded, both, forward, try_backward, try_forward};
+use super::calls::{ALONE, Forwarded, both, forward, stop_at, try_backward, try_forward};
 use super::cases::{Case, Data};
 use crate::cell::CellSpec;
 use crate::error::{Error, Result};
@@ -49,22 +47,13 @@ fn a_long_call_can_be_stopped(isa: InstructionSet) {
 
 /// How often `call` polls: at least so often; and it ends at each poll that says so, without another.
 fn polls(least: usize, call: &dyn Fn(&Control<'_>) -> Result<()>) -> usize {
-    let count = Cell::new(0);
-    let stop_at = |at: usize| {
-        count.set(0);
-        let cancel = || {
-            count.set(count.get() + 1);
-            count.get() > at
-        };
-        call(&Control { threads: 1, cancel: &cancel })
-    };
-    assert_eq!(stop_at(usize::MAX), Ok(()));
-    let all = count.get();
+    let (result, all) = stop_at(usize::MAX, 1, call);
+    assert_eq!(result, Ok(()));
     assert!(all >= least, "{all} polls, expected at least {least}");
     for at in 0..all {
-        assert_eq!((stop_at(at), count.get()), (Err(Error::Cancelled), at + 1));
+        assert_eq!(stop_at(at, 1, call), (Err(Error::Cancelled), at + 1));
     }
-    assert_eq!(stop_at(all), Ok(()));
+    assert_eq!(stop_at(all, 1, call).0, Ok(()));
     all
 }
 

@@ -1,10 +1,8 @@
 //! Calls that are stopped in the middle of a step, of which one may take seconds.
 
-use std::cell::Cell;
-
 use ndarray::{Array1, Array2, ArrayViewD};
 
-use super::calls::{ALONE, forward, try_backward, try_forward};
+use super::calls::{ALONE, forward, stop_at, try_backward, try_forward};
 use super::cases::{Case, Data};
 use crate::cell::CellSpec;
 use crate::error::{Error, Result};
@@ -21,26 +19,17 @@ on_every_isa! {
 
 /// Ends `call` at some of the moments at which it asks, of which there are at least so many.
 fn stopped(least: usize, threads: usize, call: &dyn Fn(&Control<'_>) -> Result<()>) {
-    let count = Cell::new(0);
-    let stop_at = |at: usize| {
-        count.set(0);
-        let cancel = || {
-            count.set(count.get() + 1);
-            count.get() > at
-        };
-        call(&Control { threads, cancel: &cancel })
-    };
-    assert_eq!(stop_at(usize::MAX), Ok(()));
-    let all = count.get();
+    let (result, all) = stop_at(usize::MAX, threads, call);
+    assert_eq!(result, Ok(()));
     assert!(all >= least, "asks {all} times, expected at least {least}");
     // Not at each of hundreds of moments: this is run under qemu, too.
     let apart = all.div_ceil(8).max(1);
     // Other threads may come to the end first: then there is less to ask, but for the first questions.
     for at in if threads == 1 { (0..all).step_by(apart) } else { (0..all.min(2)).step_by(1) } {
-        assert_eq!((stop_at(at), count.get()), (Err(Error::Cancelled), at + 1));
+        assert_eq!(stop_at(at, threads, call), (Err(Error::Cancelled), at + 1));
     }
     for at in (0..all).step_by(apart).filter(|_| threads > 1) {
-        assert!(matches!(stop_at(at), Ok(()) | Err(Error::Cancelled)));
+        assert!(matches!(stop_at(at, threads, call).0, Ok(()) | Err(Error::Cancelled)));
     }
 }
 
