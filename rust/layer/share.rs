@@ -123,7 +123,7 @@ pub(super) fn threads(control: &Control<'_>, work: f64) -> usize {
 ///
 /// `None` where one after the other is better: an odd thread would have nothing to do, though either could use it.
 pub(super) fn side_by_side(threads: usize, batch: usize) -> Option<(usize, usize)> {
-    let even = threads >= 2 && (threads.is_multiple_of(2) || batch < threads * FULL_ROWS);
+    let even = threads >= 2 && (threads.is_multiple_of(2) || batch / FULL_ROWS < threads);
     even.then_some((threads - threads / 2, threads / 2))
 }
 
@@ -145,11 +145,11 @@ impl Plan {
         }
         let of_batch = threads.min(schedule.batch());
         let of_units = threads.min(blocks);
-        if schedule.batch() >= threads * FULL_ROWS && bytes <= second_level() / 4 * 3 {
+        if schedule.batch() / FULL_ROWS >= threads && bytes <= second_level() / 4 * 3 {
             share_out(of_batch, Split::Batch)
         } else if of_units > 1 && (step >= WORTH_MEETING || schedule.steps() == 1) {
             share_out(of_units, Split::Units)
-        } else if schedule.batch() >= 2 * threads {
+        } else if schedule.batch() / 2 >= threads {
             share_out(of_batch, Split::Batch)
         } else {
             share_out(1, Split::Batch)

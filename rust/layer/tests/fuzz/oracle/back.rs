@@ -53,7 +53,7 @@ fn slope(activation: Activation, a: f64) -> Sum {
             let root = one.plus(Sum::exactly(-a.abs()));
             root.times(root)
         }
-        Activation::Softplus => Sum { value: -(-a.max(0.0)).exp_m1(), size: 1.0 },
+        Activation::Softplus => Sum::new(-(-a.max(0.0)).exp_m1(), 1.0, 0.0),
     }
 }
 
