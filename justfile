@@ -13,9 +13,9 @@ default:
 # all that any machine can check
 check: rust package lint stubtest pytest
 
-# check, beside the other libraries, the documentation, and all that takes Linux; but for what takes longer:
-# reproducible, wheel-arm, memcheck, soak, fuzz, fuzz-importers, stateful
-ci: peers docs check dependencies wheels pythons numpy-1 asm-check instructions asan tsan loom neon
+# check, beside the other libraries, the documentation, and all that takes Linux, in an hour; but for what takes longer:
+# reproducible, wheel-arm, stateful, and more of soak, fuzz and fuzz-importers
+ci: peers docs check dependencies wheels pythons numpy-1 asm-check instructions memcheck asan tsan loom neon (fuzz "20") (fuzz-importers "20") (soak "1")
 
 # ----------------------------------------------------------------------------------------------------------------- Rust
 
