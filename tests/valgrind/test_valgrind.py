@@ -98,9 +98,10 @@ def test_an_error_with_the_module_among_its_callers_is_ours():
         ERROR.format("0x3", "Leak_DefinitelyLost", stack("python", "forward", "python")),
         ERROR.format("0x4", "Leak_DefinitelyLost", stack("python", "_core::__pyo3_module_exec", "python")),
         ERROR.format("0x5", "InvalidRead", stack("python", "_core::__pyo3_module_exec", "python")),
+        ERROR.format("0x6", "Leak_DefinitelyLost", stack("python", "numpy::borrow::shared::insert_shared", "forward")),
     )
     counts = "<errorcounts><pair><count>3</count><unique>0x1</unique></pair></errorcounts>"
     found = list(errors(ElementTree.fromstring(f"<valgrindoutput>{''.join(listed)}{counts}</valgrindoutput>")))
-    assert [ours for _, ours, _, _ in found] == [True, False, True, False, True]
+    assert [ours for _, ours, _, _ in found] == [True, False, True, False, True, False]
     kind, _, times, said = found[0]
     assert (kind, times, said[0]) == ("InvalidRead", 3, "said") and "forward" in said[2]
