@@ -6,6 +6,9 @@
 
 python := env("PYTHON", "python")
 
+# builds wheels
+maturin := "'maturin[zig]>=1.16,<2' 'wheel>=0.45'"
+
 # what there is
 default:
     @just --list --unsorted
@@ -91,23 +94,26 @@ wheel:
     {{ just_executable() }} _wheel {{ arch() }} rustc . dist
 
 # the wheels for both machines and the sdist, in dist/, and what auditwheel, abi3audit and twine say of them
-wheels: wheel licences
+wheels: licences
     #!/usr/bin/env bash
     set -euo pipefail
-    {{ python }} -m pip install --quiet 'auditwheel>=6.4' 'abi3audit>=0.0.25' 'twine>=6.1' 'check-wheel-contents>=0.6.2' \
-        'cyclonedx-python-lib[json-validation]>=11'
+    {{ python }} -m pip install --quiet {{ maturin }} 'auditwheel>=6.4' 'abi3audit>=0.0.25' 'twine>=6.1' \
+        'check-wheel-contents>=0.6.2' 'cyclonedx-python-lib[json-validation]>=11'
     export SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
-    for machine in x86_64 aarch64; do
-        [ "$machine" != {{ arch() }} ] || continue
-        rustc=$({{ just_executable() }} _rustc "$machine-unknown-linux-gnu")
-        if [ -z "$rustc" ]; then
-            echo "NOT RUN: the wheel for $machine: Rust's std for it is not installed"
-        elif ! command -v "$machine-linux-gnu-gcc"; then
-            echo "NOT RUN: the wheel for $machine: $machine-linux-gnu-gcc is not installed"
-        else
-            {{ just_executable() }} _wheel "$machine" "$rustc" . dist
-        fi
-    done
+    rm -rf dist
+    other=$([ {{ arch() }} = x86_64 ] && echo aarch64 || echo x86_64)
+    rustc=$({{ just_executable() }} _rustc "$other-unknown-linux-gnu") build=
+    if [ -z "$rustc" ]; then
+        echo "NOT RUN: the wheel for $other: Rust's std for it is not installed"
+    elif ! command -v "$other-linux-gnu-gcc"; then
+        echo "NOT RUN: the wheel for $other: $other-linux-gnu-gcc is not installed"
+    else
+        # Beside the first: most of a build is one thread's.
+        CARGO_TARGET_DIR=target/other {{ just_executable() }} _wheel "$other" "$rustc" . dist &
+        build=$!
+    fi
+    {{ just_executable() }} _wheel {{ arch() }} rustc . dist
+    [ -z "$build" ] || wait "$build"
     {{ python }} -m maturin sdist --out dist
     for wheel in dist/*.whl; do
         {{ python }} -m auditwheel show "$wheel" | tr '\n' ' ' | grep -o 'is consistent with the following platform tag: "manylinux_2_17_[^"]*"' ||
@@ -155,7 +161,7 @@ licences:
 _wheel machine rustc source out:
     #!/usr/bin/env bash
     set -euo pipefail
-    {{ python }} -m pip install --quiet 'maturin[zig]>=1.16,<2' 'wheel>=0.45'
+    {{ python }} -m pip install --quiet {{ maturin }}
     out=$(realpath --canonicalize-missing {{ quote(out) }})
     cd {{ quote(source) }}
     target={{ machine }}-unknown-linux-gnu
