@@ -381,6 +381,7 @@ def not_a_number(tensors, said):
             lambda tensors, said: said["generators"]["batches"].pop("state"),
             "batches: expected the state of a PCG64",
         ),
+        (lambda tensors, said: said.pop("best_epoch"), "expected best_epoch, an epoch or null, got none"),
         (lambda tensors, said: said.update(best_epoch=7), "best_epoch: expected an epoch from 0 to 1, got 7"),
         (lambda tensors, said: said.update(best_epoch="1"), "best_epoch: expected an epoch from 0 to 1, got '1'"),
     ],

@@ -238,7 +238,9 @@ class Keeper:
                     f"{path}: expected the checkpoint of a run with {name} {self._run.get(name)}, got one with "
                     f"{before.get(name)}; remove it, or give another path"
                 )
-        best, epochs = said.get("best_epoch"), tensors.get("history/loss", np.zeros(0)).size
+        if "best_epoch" not in said:
+            raise ValueError(f"{path}: expected best_epoch, an epoch or null, got none")
+        best, epochs = said["best_epoch"], tensors.get("history/loss", np.zeros(0)).size
         if epochs > 0 and validation != (best is not None):
             with_it, now = ("without", "some") if best is None else ("with", "none")
             raise ValueError(f"{path}: validation: expected as before, {with_it} it, got {now}")
