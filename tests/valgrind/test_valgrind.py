@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import counted
 import pytest
 from instructions import RECORD, judge, read
-from memcheck import errors
+from memcheck import TABLE, errors
 
 # Of two calls: 101 + 7 of the module itself, 40 of memcpy that it calls; 1000 that Python takes when the module calls
 # it, half of them in the C library, and 10 of Python before.
@@ -83,6 +83,7 @@ def test_all_calls_are_on_record():
 
 
 FRAME = "<frame><ip>0x1</ip><obj>{}</obj><fn>{}</fn></frame>"
+BLOCKS = "</stack><xwhat><leakedblocks>{}</leakedblocks></xwhat><stack>"
 ERROR = "<error><unique>{}</unique><kind>{}</kind><what>said</what><stack>{}</stack></error>"
 
 
@@ -98,10 +99,11 @@ def test_an_error_with_the_module_among_its_callers_is_ours():
         ERROR.format("0x3", "Leak_DefinitelyLost", stack("python", "forward", "python")),
         ERROR.format("0x4", "Leak_DefinitelyLost", stack("python", "_core::__pyo3_module_exec", "python")),
         ERROR.format("0x5", "InvalidRead", stack("python", "_core::__pyo3_module_exec", "python")),
-        ERROR.format("0x6", "Leak_DefinitelyLost", stack("python", "numpy::borrow::shared::insert_shared", "forward")),
+        ERROR.format("0x6", "Leak_DefinitelyLost", stack("python", TABLE, "forward") + BLOCKS.format(1)),
+        ERROR.format("0x7", "Leak_DefinitelyLost", stack("python", TABLE, "forward") + BLOCKS.format(2)),
     )
     counts = "<errorcounts><pair><count>3</count><unique>0x1</unique></pair></errorcounts>"
     found = list(errors(ElementTree.fromstring(f"<valgrindoutput>{''.join(listed)}{counts}</valgrindoutput>")))
-    assert [ours for _, ours, _, _ in found] == [True, False, True, False, True, False]
+    assert [ours for _, ours, _, _ in found] == [True, False, True, False, True, False, True]
     kind, _, times, said = found[0]
     assert (kind, times, said[0]) == ("InvalidRead", 3, "said") and "forward" in said[2]

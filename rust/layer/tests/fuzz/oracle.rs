@@ -208,8 +208,9 @@ fn check_step<T: Real>(case: &Case, data: &Data<T>, step: &Before<'_, T>) {
         let clip = |c: f64| c.clamp(-cell.cell_clip, cell.cell_clip);
         assert_between(&what("c"), step.c(unit), (clip(c.value - most), clip(c.value + most)), 0.0, c.peak);
         let output = squash(cell.output_activation, after);
-        // What is below the smallest normal number may be 0.
-        h[unit] = Sum::new(output, output.abs() + T::TINY / T::EPSILON, 0.0).by(step.gate(rows.o, unit));
+        // What is below the smallest normal number may be 0, and only that.
+        let lost = if output.abs() < T::TINY { T::TINY / T::EPSILON } else { 0.0 };
+        h[unit] = Sum::new(output, output.abs() + lost, 0.0).by(step.gate(rows.o, unit));
     }
     for p in 0..case.output() {
         let what = || format!("y[{t}, {n}, {p}] of {case:?} in {}", T::NAME);
