@@ -192,6 +192,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         from_nam(tmp_path / "nothing.nam")
     refused(TypeError, "expected float32 or float64, got int32", lambda: from_nam(made(), dtype=np.int32))
+    refused(TypeError, "^dtype: expected float32 or float64, got ','$", lambda: from_nam(made(), dtype=","))
 
 
 @pytest.mark.parametrize("weights", [np.array(1.0), np.ones((2, 35)), np.array(["1"] * 70), np.ones(70, complex)])

@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -71,6 +72,7 @@ BAD = {
     "batch_size": ({"batch_size": -1}, ValueError, "batch_size: expected at least 1, got -1"),
     "rate 0": ({"learning_rate": 0.0}, ValueError, r"learning_rate: expected more than 0 and finite, got 0\.0"),
     "rate NaN": ({"learning_rate": float("nan")}, ValueError, "learning_rate: expected more than 0"),
+    "rate too large": ({"learning_rate": 10**400}, ValueError, "learning_rate: expected more than 0 and finite, "),
     "rate str": ({"learning_rate": "fast"}, TypeError, "learning_rate: expected a float, got 'fast'"),
     "schedule": ({"schedule": "step"}, ValueError, "schedule: expected one of 'constant', 'linear', 'cosine', got 's"),
     "weight_decay": ({"weight_decay": -0.1}, ValueError, "weight_decay: expected at least 0 and finite"),
@@ -78,8 +80,8 @@ BAD = {
     "fraction": ({"validation_fraction": 1.0}, ValueError, "validation_fraction: expected at least 0 and less than 1"),
     "patience": ({"patience": 3}, ValueError, "patience: expected a validation_fraction of more than 0 with it"),
     "scale": ({"scale": "standard"}, TypeError, "scale: expected a bool"),
-    "dtype": ({"dtype": "float16"}, TypeError, "dtype: expected 'float32' or 'float64', got 'float16'"),
-    "dtype None": ({"dtype": None}, TypeError, "dtype: expected 'float32' or 'float64', got None"),
+    "dtype": ({"dtype": "float16"}, TypeError, "dtype: expected float32 or float64, got float16"),
+    "dtype None": ({"dtype": None}, TypeError, "dtype: expected float32 or float64, got None"),
     "random_state": ({"random_state": "0"}, TypeError, "random_state: expected an int, None, a numpy Generator or Ra"),
     "negative state": ({"random_state": -1}, ValueError, "random_state: expected at least 0, got -1"),
     "verbose": ({"verbose": "yes"}, TypeError, "verbose: expected an int, got 'yes'"),
@@ -103,6 +105,18 @@ def test_bad_parameters_are_refused_when_fit_begins(case, name):
         with pytest.raises(error, match=match):
             method(X, y)
     assert not hasattr(estimator, "model_")
+
+
+def test_dropout_of_one_layer_gives_a_warning_where_fit_is_called(case):
+    kind, y = case
+    estimator = kind(**SMALL, dropout=0.3)
+    for method in (estimator.fit, estimator.partial_fit):
+        with pytest.warns(UserWarning, match="^dropout acts between layers: with num_layers=1 it does") as caught:
+            method(X, y)
+        assert [one.filename for one in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kind(**SMALL, dropout=0.3, num_layers=2).fit(X, y)
 
 
 def test_numbers_of_numpy_are_numbers(case):
@@ -366,6 +380,7 @@ def test_the_library_itself_does_not_import_estimators():
 
 WITHOUT = """
 import sys
+import warnings
 
 class Block:
     def find_spec(self, name, path=None, target=None):

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -297,6 +298,24 @@ def test_numbers_of_another_kind(saved, name, kind, width, text):
     rewrite(saved, tensors=lambda header: cast(name, kind, width)(header))
     with pytest.raises(ValueError, match=text):
         LSTMRegressor.load(saved)
+
+
+@pytest.mark.parametrize("shape", [[1 << 62, 0], [0, 1 << 31, 1 << 31], [0] + [1] * 32])
+def test_a_tensor_without_numbers_and_with_more_than_numpy_counts(saved, shape):
+    empty = {"dtype": "F64", "shape": shape, "data_offsets": [0, 0]}
+    rewrite(saved, tensors=lambda header: header.update(empty=empty))
+    with pytest.raises(ValueError, match=r"model.safetensors: empty: expected the shape of an array, got \["):
+        LSTMRegressor.load(saved)
+
+
+def test_dropout_that_does_nothing_gives_no_warning_again(path):
+    with pytest.warns(UserWarning, match="dropout acts between layers"):
+        regressor = LSTMRegressor(**SMALL, dropout=0.5).fit(X, SUMS)
+    regressor.save(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = LSTMRegressor.load(path)
+    assert again.model_.modules["lstm"].dropout == 0.5
 
 
 # Attributes that only a prediction would have stumbled over.

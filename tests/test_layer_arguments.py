@@ -72,6 +72,9 @@ def test_seeds():
         ({"dtype": np.float16}, TypeError, "dtype: expected float32 or float64, got float16"),
         ({"dtype": None}, TypeError, "dtype: expected float32 or float64, got None"),
         ({"dtype": "single precision"}, TypeError, "dtype: expected float32 or float64, got 'single precision'"),
+        # NumPy has SyntaxError and UnicodeEncodeError for these.
+        ({"dtype": ",f"}, TypeError, "dtype: expected float32 or float64, got ',f'"),
+        ({"dtype": "\ud800"}, TypeError, r"dtype: expected float32 or float64, got '\\ud800'"),
     ],
 )
 def test_the_constructor_refuses(given, error, text):

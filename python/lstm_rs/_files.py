@@ -11,6 +11,7 @@ size is made. No part of it is run.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,8 @@ _VERSION = 1
 _LONGEST_HEADER = 16 << 20
 # So that what sizes are multiplied to can be written out.
 _TOO_LARGE = 1 << 62
+# NumPy 1 has no more.
+_MOST_AXES = 32
 _SIZES = {"input_size": 0, "hidden_size": 1, "num_layers": 1, "proj_size": 0}
 _FLAGS = ("bias", "batch_first", "bidirectional")
 _DTYPES = {"float32": "F32", "float64": "F64"}
@@ -87,9 +90,13 @@ def read_tensors(path: str, file: Any) -> dict[str, np.ndarray]:
     """All tensors of an open file, if NumPy has such numbers."""
     tensors = {}
     for name in file.keys():
-        kind = file.get_slice(name).get_dtype()
+        part = file.get_slice(name)
+        kind, shape = part.get_dtype(), part.get_shape()
         if kind not in _NUMBERS:
             raise ValueError(f"{path}: {name}: expected numbers of {', '.join(_NUMBERS)}, got {kind}")
+        # Of no bytes, where one size is 0, and still more than NumPy can count.
+        if len(shape) > _MOST_AXES or 8 * math.prod(size for size in shape if size) > _TOO_LARGE:
+            raise ValueError(f"{path}: {name}: expected the shape of an array, got {shape}")
         tensors[name] = file.get_tensor(name)
     return tensors
 

@@ -42,6 +42,18 @@ def as_array(name: str, given: Any) -> np.ndarray:
         raise TypeError(f"{name}: expected an array, got a {type(given).__name__} that makes none: {error}") from error
 
 
+def float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """float32 or float64, and not None, which NumPy takes for float64."""
+    try:
+        known = None if dtype is None else np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):
+        # NumPy has Python parse a text with commas.
+        known = None
+    if known is None or known not in (np.float32, np.float64):
+        raise TypeError(f"dtype: expected float32 or float64, got {known or repr(dtype)}")
+    return known
+
+
 class Layout:
     """Which parameters a layer has, part by part: a part is one direction of one layer.
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_rs import _core
-from lstm_rs._parameters import LayerWeights, Layout, Store, as_array
+from lstm_rs._parameters import LayerWeights, Layout, Store, as_array, float_dtype
 from lstm_rs._passes import Dropout, LSTMGradients, LSTMTape
 from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
@@ -159,7 +159,7 @@ class LSTM:
             raise ValueError(f"dropout: expected a probability from 0 to less than 1, got {dropout!r}")
         if not isinstance(cell, CellSpec | None):
             raise TypeError(f"cell: expected a CellSpec, got {type(cell).__name__}")
-        self.dtype = _float_dtype(dtype)
+        self.dtype = float_dtype(dtype)
         self.bias = bias
         self.batch_first = batch_first
         self.bidirectional = bidirectional
@@ -559,17 +559,6 @@ class LSTM:
         }
         said = [f"{name}={value}" for name, (value, default) in options.items() if value != default]
         return f"LSTM({', '.join([str(self.input_size), str(self.hidden_size), *said])})"
-
-
-def _float_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
-    """float32 or float64, and not None, which NumPy takes for float64."""
-    try:
-        known = None if dtype is None else np.dtype(dtype)
-    except TypeError:
-        known = None
-    if known is None or known not in (np.float32, np.float64):
-        raise TypeError(f"dtype: expected float32 or float64, got {known or repr(dtype)}")
-    return known
 
 
 def _floats(name: str, array: np.ndarray) -> np.ndarray:

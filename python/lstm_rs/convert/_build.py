@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_rs._parameters import Layout, as_array
+from lstm_rs._parameters import Layout, as_array, float_dtype
 from lstm_rs.cell import CellSpec
 from lstm_rs.functional import Weights
 from lstm_rs.layers import LSTM
@@ -78,7 +78,7 @@ def build(
             f"projection, got {(rows, output_size)}"
         )
     bias = any("b" in part for part in arrays)
-    dtype = np.dtype(dtype)
+    dtype = float_dtype(dtype)
     input_size, num_layers = first["w_ih"].shape[1], len(parts) // directions
     shapes = Layout(
         cell,

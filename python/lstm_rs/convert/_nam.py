@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lstm_rs._parameters import float_dtype
 from lstm_rs.convert._build import build, finite
 from lstm_rs.functional import State, Weights
 from lstm_rs.layers import LSTM
@@ -121,7 +122,7 @@ def from_nam(source: str | os.PathLike[str] | Mapping[str, Any], *, dtype: npt.D
     weights = _list(name, said.get("weights"))
     widths = 4 * hidden_size * (input_size + hidden_size), 8 * hidden_size * hidden_size
     expected = widths[0] + (num_layers - 1) * widths[1] + num_layers * 6 * hidden_size + outputs * (hidden_size + 1)
-    numbers = _numbers(name, weights, expected, dtype)
+    numbers = _numbers(name, weights, expected, float_dtype(dtype))
     taken = 0
 
     def take(*shape: int) -> np.ndarray:
@@ -185,7 +186,7 @@ def _list(name: str, weights: Any) -> Sequence[Any] | np.ndarray:
     return weights
 
 
-def _numbers(name: str, weights: Sequence[Any] | np.ndarray, expected: int, dtype: npt.DTypeLike) -> np.ndarray:
+def _numbers(name: str, weights: Sequence[Any] | np.ndarray, expected: int, dtype: np.dtype[Any]) -> np.ndarray:
     """The weights, if there are as many as the sizes ask for."""
     if len(weights) != expected:
         raise ValueError(f"{name}: expected {expected} weights for the sizes in its config, got {len(weights)}")

@@ -2,7 +2,6 @@
 
 A subclass writes its own `fit` and the methods that predict, out of these parts. `fit` goes
 
-    self._check_params()                  # own ones first, then super's
     sequences = as_sequences(X)           # from _data; nothing of self has changed so far
     self._reset()                         # forget an earlier fit
     self.n_features_in_, self.scaler_, ... = ...
@@ -30,7 +29,8 @@ were then, and `self._model_dtype()`.
 
 `_train` leaves `model_`, `history_`, and for `partial_fit` the optimizer's moments and the generators. After a Ctrl-C
 they are there too, at the weights of the best or the last whole batch, and KeyboardInterrupt goes on. After any other
-error the estimator is as it was before: `fit` and `partial_fit` are decorated with `all_or_nothing`.
+error the estimator is as it was before: `fit` and `partial_fit` are decorated with `all_or_nothing`, which also calls
+`_check_params` first: a subclass checks its own parameters there, and then calls super's.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ import functools
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, cast
@@ -47,6 +48,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_rs import train
+from lstm_rs._parameters import float_dtype
 from lstm_rs.cell import CellSpec
 from lstm_rs.estimators import _params, _saving, _sklearn
 from lstm_rs.estimators._data import Scaler, Sequences, take
@@ -69,10 +71,13 @@ _LEAVES_A_MODEL = (KeyboardInterrupt, OSError)
 
 
 def all_or_nothing(fit: F) -> F:
-    """Decorate a method that fits: what fails leaves the estimator as it was before."""
+    """Decorate a method that fits: parameters are checked, and what fails leaves the estimator as it was before."""
 
     @functools.wraps(fit)
     def wrapped(self: SequenceEstimator, *args: Any, **kwargs: Any) -> Any:
+        self._check_params()
+        if self.dropout > 0.0 and self.num_layers == 1:
+            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", UserWarning, stacklevel=2)
         before = dict(vars(self))
         try:
             return fit(self, *args, **kwargs)
@@ -186,7 +191,7 @@ class SequenceEstimator(_params.Parameters):
             if self.validation_fraction == 0.0:
                 raise ValueError("patience: expected a validation_fraction of more than 0 with it, got 0")
         _params.flag("scale", self.scale)
-        self._float_dtype()
+        float_dtype(self.dtype)
         if not isinstance(self.verbose, bool):
             _params.integer("verbose", self.verbose, 0)
         _params.flag("resume", self.resume)
@@ -203,27 +208,20 @@ class SequenceEstimator(_params.Parameters):
         else:
             _params.generator(self.random_state)
 
-    def _float_dtype(self) -> np.dtype[Any]:
-        try:
-            known = None if self.dtype is None else np.dtype(self.dtype)
-        except TypeError:
-            known = None
-        if known is None or known not in (np.float32, np.float64):
-            raise TypeError(f"dtype: expected 'float32' or 'float64', got {self.dtype!r}")
-        return known
-
     def _lstm(self, input_size: int, rng: np.random.Generator, *, bidirectional: bool | None = None) -> LSTM:
         """Make a layer of the common parameters; its weights and its dropout come from `rng`."""
-        return LSTM(
+        lstm = LSTM(
             input_size,
             self.hidden_size,
             self.num_layers,
             bidirectional=bool(self.bidirectional if bidirectional is None else bidirectional),
-            dropout=float(self.dropout),
             cell=self.cell,
-            dtype=self._float_dtype(),
+            dtype=self.dtype,
             seed=rng,
         )
+        # Not above, where one layer alone would bring a warning: a fit gives its own, and a file is read without.
+        lstm.dropout = float(self.dropout)
+        return lstm
 
     def _reset(self) -> None:
         """Forget an earlier fit, and keep the parameters that the next one goes by."""
@@ -236,7 +234,7 @@ class SequenceEstimator(_params.Parameters):
 
     def _scaled(self, sequences: Sequences) -> Sequences:
         """Scale sequences of X, and refuse what the model's dtype has no room for."""
-        dtype = self._model_dtype() if hasattr(self, "model_") else self._float_dtype()
+        dtype = self._model_dtype() if hasattr(self, "model_") else float_dtype(self.dtype)
         with np.errstate(over="ignore"):
             scaled = self.scaler_.scale_all(sequences, dtype)
         if isinstance(scaled, np.ndarray) and np.isfinite(scaled).all():

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_rs import train
+from lstm_rs._parameters import float_dtype
 from lstm_rs.estimators import _params
 from lstm_rs.estimators._base import SequenceEstimator
 from lstm_rs.estimators._data import Scaler
@@ -125,7 +126,7 @@ class Forecasting(SequenceEstimator):
         return [Series(*both) for both in zip(self._scaled(series), map(self._scaled_known, known), strict=True)]
 
     def _scaled_known(self, known: np.ndarray) -> np.ndarray:
-        dtype = self._model_dtype() if hasattr(self, "model_") else self._float_dtype()
+        dtype = self._model_dtype() if hasattr(self, "model_") else float_dtype(self.dtype)
         with np.errstate(over="ignore"):
             scaled = self.exogenous_scaler_.scale(known, dtype)
         if not np.isfinite(scaled).all():
@@ -156,7 +157,7 @@ class Forecasting(SequenceEstimator):
 
     def _check_fitted_values(self) -> None:
         _params.flag("past_many_", self.past_many_)
-        flat, m, dtype = self.past_flat_, self.n_exogenous_, self._float_dtype()
+        flat, m, dtype = self.past_flat_, self.n_exogenous_, float_dtype(self.dtype)
         if not isinstance(flat, np.ndarray) or flat.ndim != 1 or flat.dtype != bool or not flat.size:
             raise ValueError("past_flat_: expected a bool for each series")
         if len(flat) > 1 and not self.past_many_:

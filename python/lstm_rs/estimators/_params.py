@@ -93,7 +93,10 @@ def real(name: str, value: Any, low: float, high: float = math.inf, *, low_open:
     """A float of [low, high), or of (low, high)."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, float | int | np.floating | np.integer):
         raise TypeError(f"{name}: expected a float, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
     if not ((low < number if low_open else low <= number) and number < high):
         least = f"more than {low:g}" if low_open else f"at least {low:g}"
         most = "finite" if high == math.inf else f"less than {high:g}"

@@ -198,7 +198,6 @@ class LSTMAutoencoder(Reconstructing):
         >>> len(model.history_.loss)
         1
         """
-        self._check_params()
         series, _ = self._checked(X, self.window)
         self._begin(series)
         self._train(self._windows(series))
@@ -231,7 +230,6 @@ class LSTMAutoencoder(Reconstructing):
         >>> len(model.history_.loss)
         2
         """
-        self._check_params()
         if hasattr(self, "model_"):
             series, _ = self._checked(X)
         else:

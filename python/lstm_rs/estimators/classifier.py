@@ -179,7 +179,6 @@ class LSTMClassifier(Supervised):
         FloatingPointError
             If the loss is no longer finite.
         """
-        self._check_params()
         sequences, labels = self._pair(X, y)
         classes = _classes(together(labels))
         self._start(sequences)
@@ -204,7 +203,6 @@ class LSTMClassifier(Supervised):
         -------
         self
         """
-        self._check_params()
         fitted = self.__sklearn_is_fitted__()
         sequences, labels = self._pair(X, y, again=fitted)
         known = None if classes is None else _classes(np.asarray(classes), "classes")

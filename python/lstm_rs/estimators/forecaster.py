@@ -200,7 +200,6 @@ class LSTMForecaster(Forecasting):
         >>> len(model.history_.loss)
         1
         """
-        self._check_params()
         series, form = as_series(X)
         known = self._known("exogenous", exogenous, [(len(one), len(one)) for one in series], form, None)
         check_lengths(series, form, *self._least(self.get_params()))
@@ -235,7 +234,6 @@ class LSTMForecaster(Forecasting):
         >>> len(model.history_.loss)
         2
         """
-        self._check_params()
         if hasattr(self, "model_"):
             series, known, form = self._checked(X, exogenous, 0)
             check_lengths(series, form, *self._least(self._as_fitted))

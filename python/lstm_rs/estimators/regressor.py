@@ -179,7 +179,6 @@ class LSTMRegressor(Supervised):
         FloatingPointError
             If the loss is no longer finite.
         """
-        self._check_params()
         sequences, targets, single = self._pair(X, y)
         self._begin(sequences, targets, single)
         self._train(self._examples(sequences, targets))
@@ -200,7 +199,6 @@ class LSTMRegressor(Supervised):
         -------
         self
         """
-        self._check_params()
         fitted = self.__sklearn_is_fitted__()
         sequences, targets, single = self._pair(X, y, again=fitted)
         if not fitted:

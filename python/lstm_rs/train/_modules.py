@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_rs import _core
-from lstm_rs._parameters import as_array
-from lstm_rs.layers import _cast, _float_dtype, _floats, _size
+from lstm_rs._parameters import as_array, float_dtype
+from lstm_rs.layers import _cast, _floats, _size
 
 
 class Module(Protocol):
@@ -104,7 +104,7 @@ class Linear:
         if not isinstance(bias, bool):
             raise TypeError(f"bias: expected a bool, got {bias!r}")
         self.bias = bias
-        self.dtype = _float_dtype(dtype)
+        self.dtype = float_dtype(dtype)
         rng, bound = np.random.default_rng(seed), 1.0 / math.sqrt(self.in_features)
         shapes = {"weight": (self.out_features, self.in_features), "bias": (self.out_features,)}
         self._arrays = {

@@ -5,13 +5,15 @@ lstm_rs' Python code. `contract.py` says what an importer owes to an input. What
 is printed with the input's path and the command that repeats it, and the exit code is 1. ``--format`` picks one.
 
 The inputs start from valid files that are made when it runs, and what adds coverage is kept for the next run in
-``target/fuzz-importers``. It takes Linux, and the packages whose files are read; what is not installed is said in a
+``target/fuzz-importers``. From nothing kept and with the same ``--seed`` it makes the same inputs, as far as the time
+goes. It takes Linux, and the packages whose files are read; what is not installed is said in a
 line that starts with NOT RUN. It does not fuzz HDF5's, protobuf's or PyTorch's own readers, nor pickles.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import struct
 import subprocess
@@ -49,7 +51,7 @@ class Row(NamedTuple):
     found: int
 
 
-def fuzz(name: str, seconds: float, folder: Path) -> Row:
+def fuzz(name: str, seconds: float, folder: Path, seed: int) -> Row:
     """Fuzz one importer; a process that dies is followed by another for the time that is left."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "counts").unlink(missing_ok=True)
@@ -60,11 +62,15 @@ def fuzz(name: str, seconds: float, folder: Path) -> Row:
     edges = features = deaths = 0
     end = time.monotonic() + seconds
     while (left := round(end - time.monotonic())) > 0 and deaths < 20:
-        command = [sys.executable, str(HERE / "one_format.py"), name, str(folder), str(left)]
+        # After a death with another seed: it would die of the same.
+        again = f"--seed={seed + deaths if seed else 0}"
+        command = [sys.executable, str(HERE / "one_format.py"), name, str(folder), str(left), again]
         log = folder / "log"
         with log.open("wb") as file:
             try:
-                code = subprocess.run(command, stdout=file, stderr=file, timeout=left + STARTUP).returncode
+                code = subprocess.run(
+                    command, stdout=file, stderr=file, timeout=left + STARTUP, env=os.environ | {"PYTHONHASHSEED": "0"}
+                ).returncode
             except subprocess.TimeoutExpired:
                 code = 70
         text = log.read_text(errors="replace")
@@ -97,6 +103,7 @@ def main() -> int:
     """Fuzz all formats, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="in all, besides loading the other libraries")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn; 0 is another each time")
     parser.add_argument("--format", choices=TARGETS)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="for the corpus and what is found")
     parser.add_argument("--repeat", type=Path, metavar="INPUT", help="run this input of --format alone")
@@ -117,7 +124,7 @@ def main() -> int:
         if absent:
             print(f"NOT RUN: the fuzzing of {name}: {', '.join(absent)} is not installed")
             continue
-        rows.append(fuzz(name, given.seconds / len(names), given.folder / name))
+        rows.append(fuzz(name, given.seconds / len(names), given.folder / name, given.seed))
         print(f"{name}: {rows[-1].executions} executions, found {rows[-1].found}", flush=True)
     print(f"\n{'format':<12}" + "".join(f"{title:>12}" for title in Row._fields[1:]))
     for row in rows:

@@ -1,4 +1,4 @@
-"""The process that fuzzes one importer: ``python one_format.py FORMAT FOLDER SECONDS``, or one input with ``--repeat``.
+"""The process that fuzzes one importer: ``python one_format.py FORMAT FOLDER SECONDS --seed S``; or runs one input.
 
 FOLDER keeps the corpus, and what has been found: an input for each defect, under a name that says which. Numbers of
 what has been run go to FOLDER/counts, also when the process dies.
@@ -101,7 +101,8 @@ def main() -> None:
     parser.add_argument("format", choices=TARGETS)
     parser.add_argument("folder")
     parser.add_argument("seconds", type=int)
-    parser.add_argument("--repeat")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeat", metavar="INPUT")
     given = parser.parse_args()
     lstm_rs.set_num_threads(1)
     _, module, name = TARGETS[given.format]
@@ -121,7 +122,7 @@ def main() -> None:
             with open(os.path.join(corpus, f"seed-{k}"), "wb") as file:
                 file.write(seed)
         limit_memory()
-        options = [f"-max_total_time={given.seconds}", f"-max_len={LONGEST}", f"-timeout={HANG}",
+        options = [f"-max_total_time={given.seconds}", f"-seed={given.seed}", f"-max_len={LONGEST}", f"-timeout={HANG}",
                    f"-report_slow_units={HANG}", "-rss_limit_mb=0", "-len_control=20",
                    f"-artifact_prefix={runner._finds}{os.sep}"]  # fmt: skip
         atheris.Setup([sys.argv[0], corpus, *options], runner)

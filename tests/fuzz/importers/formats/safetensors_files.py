@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 from typing import Any
 
@@ -198,8 +199,14 @@ class Estimators(_Files):
                 if estimator._as_fitted["window"] < 1000:
                     estimator.reconstruct(np.zeros((estimator._as_fitted["window"] + 1, n)))
             else:
-                made = estimator.predict(np.zeros((1, 4, n)))
-                assert len(made) == 1, f"{len(made)} answers to one sequence"
+                try:
+                    made = estimator.predict(np.zeros((1, 4, n)))
+                except ValueError as error:
+                    # A mean may be so large that 0 is too far from it.
+                    if not re.match(r"X: sequence 0 has values that are too large for float\d\d; give", str(error)):
+                        raise
+                else:
+                    assert len(made) == 1, f"{len(made)} answers to one sequence"
 
 
 class Checkpoint(_Files):
