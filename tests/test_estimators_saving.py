@@ -209,6 +209,9 @@ BROKEN = {
     "unknown param": (put("as_fitted", "attention", value=True), "attention"),
     "bad param": (put("as_fitted", "dropout", value=7), "dropout: expected at least 0"),
     "bad later param": (put("params", "epochs", value="many"), "epochs: expected an int"),
+    # NumPy has a DeprecationWarning for this one.
+    "odd dtype": (put("as_fitted", "dtype", value="a"), "dtype: expected one of 'float32', 'float64', got 'a'"),
+    "odd later dtype": (put("params", "dtype", value=None), "dtype: expected one of 'float32', 'float64', got None"),
     "bad cell": (put("as_fitted", "cell", value={"gates": 9}), "gates"),
     "hidden_size": (put("as_fitted", "hidden_size", value=7), "shape"),
     "huge hidden_size": (put("as_fitted", "hidden_size", value=10**9), "hidden_size: expected from 1 to"),

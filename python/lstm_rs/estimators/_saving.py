@@ -22,6 +22,7 @@ from lstm_rs import _files
 from lstm_rs._core import __version__
 from lstm_rs._optional import need
 from lstm_rs.cell import CellSpec
+from lstm_rs.estimators import _params
 from lstm_rs.estimators._data import Scaler
 from lstm_rs.train import History
 from lstm_rs.train._history import LISTS
@@ -110,7 +111,7 @@ def _header(path: str, text: str, cls: type) -> dict[str, Any]:
 
 
 def _restored(cls: type[E], said: dict[str, Any], tensors: dict[str, np.ndarray]) -> E:
-    estimator = cls(**_params(said["as_fitted"]))
+    estimator = cls(**_from_plain(said["as_fitted"]))
     estimator._check_params()
     estimator._as_fitted = estimator.get_params()
     if set(said["fitted"]) != set(cls._fitted):
@@ -134,7 +135,7 @@ def _restored(cls: type[E], said: dict[str, Any], tensors: dict[str, np.ndarray]
     prefix = "optimizer."
     estimator._moments = {n.removeprefix(prefix): array for n, array in tensors.items() if n.startswith(prefix)}
     estimator._optimizer(float(estimator.learning_rate))  # refuses what does not fit
-    estimator.set_params(**_params(said["params"]))
+    estimator.set_params(**_from_plain(said["params"]))
     estimator._check_params()
     return estimator
 
@@ -197,9 +198,11 @@ def plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _params(plain: Mapping[str, Any]) -> dict[str, Any]:
+def _from_plain(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of `plain_params`."""
     params = dict(plain)
+    # Not whatever NumPy takes for a dtype, some of it with a warning.
+    _params.choice("dtype", params.get("dtype"), ("float32", "float64"))
     if isinstance(params.get("cell"), dict):
         cell: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in params["cell"].items()
