@@ -266,9 +266,9 @@ _venv minor numpy *command:
     pip install --quiet "$wheel" '{{ numpy }}'
     [ "$(pip list --format freeze | grep -vc -e '^pip=' -e '^setuptools=')" = 2 ] || { pip list; exit 1; }
     {{ just_executable() }} _try python
-    # The processor's time, to which other work on the machine adds less; and the least of it.
+    # One thread's time on the processor, as those that OpenBLAS has made spin for a while.
     for _ in {1..20}; do
-        python -c 'import time, numpy; start = time.process_time(); import lstm_rs; print(time.process_time() - start)'
+        python -c 'import time, numpy; start = time.thread_time(); import lstm_rs; print(time.thread_time() - start)'
     done | sort -g | awk 'NR == 1 { printf "import: %.1f ms over that of NumPy\n", 1e3 * $1 }'
     [ -n {{ quote(command) }} ] || exit 0
     pip install --quiet "$wheel[test]"
