@@ -22,6 +22,8 @@ from lstm_rs._stream import Stream
 from lstm_rs.cell import CellSpec
 from lstm_rs.functional import Lengths, State, StateLike, as_lengths, new_state
 
+_DROPOUT_OF_ONE = "dropout acts between layers: with num_layers=1 it does nothing"
+
 __doctest_requires__ = {"LSTM.save": ["safetensors"], "LSTM.load": ["safetensors"]}
 
 
@@ -113,7 +115,7 @@ class LSTM:
             input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size, dropout, cell, dtype
         )
         if dropout > 0.0 and num_layers == 1:
-            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", UserWarning, stacklevel=2)
+            warnings.warn(_DROPOUT_OF_ONE, UserWarning, stacklevel=2)
         self._rng: np.random.Generator | None = np.random.default_rng(seed)
         layout = self._layout()
         self._store = Store(layout, layout.initial(self._rng))

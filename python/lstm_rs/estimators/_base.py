@@ -52,7 +52,7 @@ from lstm_rs._parameters import float_dtype
 from lstm_rs.cell import CellSpec
 from lstm_rs.estimators import _params, _saving, _sklearn
 from lstm_rs.estimators._data import Scaler, Sequences, take
-from lstm_rs.layers import LSTM
+from lstm_rs.layers import _DROPOUT_OF_ONE, LSTM
 from lstm_rs.train._interrupt import Interrupt
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def all_or_nothing(fit: F) -> F:
     def wrapped(self: SequenceEstimator, *args: Any, **kwargs: Any) -> Any:
         self._check_params()
         if self.dropout > 0.0 and self.num_layers == 1:
-            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", UserWarning, stacklevel=2)
+            warnings.warn(_DROPOUT_OF_ONE, UserWarning, stacklevel=2)
         before = dict(vars(self))
         try:
             return fit(self, *args, **kwargs)
