@@ -190,24 +190,26 @@ class Estimators(_Files):
         repr(estimator)
         # Values that the file made as large as they get may overflow.
         with np.errstate(all="ignore"):
-            n = estimator.n_features_in_
-            if isinstance(estimator, estimators.LSTMForecaster):
-                if not estimator.n_exogenous_:
-                    estimator.predict(steps=1)
-            elif isinstance(estimator, estimators.LSTMAutoencoder):
-                if estimator._as_fitted["window"] < 1000:
-                    estimator.reconstruct(np.zeros((estimator._as_fitted["window"] + 1, n)))
-            else:
-                try:
-                    made = estimator.predict(np.zeros((1, 4, n)))
-                except ValueError as error:
-                    # A mean may be so large, or a deviation so small, that 0 is too far away; but only then.
-                    scaler, dtype = estimator.scaler_, estimator._model_dtype()
-                    far = np.abs(scaler.mean / scaler.deviation).max() >= np.finfo(dtype).max
-                    if not far or not str(error).startswith(f"X: sequence 0 has values that are too large for {dtype}"):
-                        raise
-                else:
-                    assert len(made) == 1, f"{len(made)} answers to one sequence"
+            try:
+                self._predict(estimator)
+            except ValueError as error:
+                # A mean may be so large, or a deviation so small, that 0 is too far away; but only then.
+                scaler, dtype = estimator.scaler_, estimator._model_dtype()
+                far = np.abs(scaler.mean / scaler.deviation).max() >= np.finfo(dtype).max
+                if not far or not str(error).startswith(f"X: sequence 0 has values that are too large for {dtype}"):
+                    raise
+
+    def _predict(self, estimator: Any) -> None:
+        n = estimator.n_features_in_
+        if isinstance(estimator, estimators.LSTMForecaster):
+            if not estimator.n_exogenous_:
+                estimator.predict(steps=1)
+        elif isinstance(estimator, estimators.LSTMAutoencoder):
+            if estimator._as_fitted["window"] < 1000:
+                estimator.reconstruct(np.zeros((estimator._as_fitted["window"] + 1, n)))
+        else:
+            made = estimator.predict(np.zeros((1, 4, n)))
+            assert len(made) == 1, f"{len(made)} answers to one sequence"
 
 
 class Checkpoint(_Files):
